@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One vtable per kind of device. The plan, the profiler and the API see devices only through it. */
+#ifndef W4_BACKEND_H
+#define W4_BACKEND_H
+
+#include "core/matrix.h"
+#include "core/status.h"
+
+typedef struct w4_device w4_device;               /* an open device: each backend defines its own */
+typedef struct w4_device_weight w4_device_weight; /* a weight in the device's own packed layout */
+
+/** What a plan fixes, resolved and checked: group_size > 0, dtypes set. m is the largest M served. */
+typedef struct w4_problem {
+    int64_t m, n, k, group_size;
+    w4a16_dtype a_dtype, c_dtype, scale_dtype;
+    w4a16_zero_kind zero_kind;
+    uint32_t flags;
+} w4_problem;
+
+typedef struct w4_config {
+    const char *name;
+    int32_t tile_m, tile_n, tile_k;
+} w4_config;
+
+/** One multiplication, its arguments checked by the caller. */
+typedef struct w4_run {
+    const w4_device_weight *weight;
+    size_t config;
+    w4_problem problem; /* as planned: the workspace was sized for it */
+    const void *a;
+    int64_t lda;
+    void *c;
+    int64_t ldc;
+    int64_t m;
+    float alpha;
+    const void *bias; /* NULL or [n] */
+    w4a16_dtype bias_dtype;
+    void *workspace; /* aligned and large enough */
+    void *stream;
+} w4_run;
+
+typedef struct w4_backend {
+    const char *name;
+
+    /** Number of devices of this kind, usable or not; never fails. */
+    int (*device_count)(void);
+    /** id, name, architecture, usable, reason; `automatic` is the caller's. */
+    void (*device_query)(int index, w4a16_device_info *info);
+    w4a16_status (*device_open)(int index, const w4a16_context_options *options, w4_device **device);
+    void (*device_close)(w4_device *device);
+
+    /** Pack and upload; the matrix was validated. */
+    w4a16_status (*weight_upload)(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight);
+    /** Fill the arrays of a matrix made by w4_matrix_create with this weight's shape. */
+    w4a16_status (*weight_download)(const w4_device_weight *weight, w4_matrix *matrix);
+    void (*weight_free)(w4_device_weight *weight);
+    size_t (*weight_bytes)(const w4_device_weight *weight);
+
+    size_t (*config_count)(const w4_device *device);
+    void (*config_get)(const w4_device *device, size_t index, w4_config *config);
+    /** W4A16_OK, or W4A16_ERROR_UNSUPPORTED with the reason in `reason`. */
+    w4a16_status (*config_check)(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
+                                 size_t reason_size);
+    /** The cost model: predicted seconds of a feasible config. */
+    double (*config_cost)(const w4_device *device, size_t index, const w4_problem *problem);
+    size_t (*workspace_size)(const w4_device *device, size_t index, const w4_problem *problem);
+
+    w4a16_status (*run)(const w4_device *device, const w4_run *run);
+    /** The same on host arrays: run->a, c, bias are host pointers as w4_run states, workspace is NULL. NULL here:
+     * host memory is device memory, so that the caller allocates a workspace and calls `run`. */
+    w4a16_status (*run_host)(const w4_device *device, const w4_run *run);
+
+    w4a16_status (*measure_ceilings)(const w4_device *device, w4a16_ceilings *ceilings);
+} w4_backend;
+
+enum { W4_WORKSPACE_ALIGNMENT = 256 };
+
+extern const w4_backend w4_cpu_backend;
+
+/** The backends of this build, in the order in which "auto" tries them; ends with NULL. */
+extern const w4_backend *const w4_backends[];
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Errors are values that carry their text: every failing path returns w4_fail(...). */
+#ifndef W4_CORE_STATUS_H
+#define W4_CORE_STATUS_H
+
+#include "w4a16.h"
+
+/** Set the calling thread's last error and return `status`. One line, no line end: the argument (or the file and
+ * tensor), what it was, what would be right. */
+w4a16_status w4_fail(w4a16_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** Put a prefix ("FILE: tensor 'X': ") before the text of the error just set; returns `status`. */
+w4a16_status w4_fail_context(w4a16_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** Send one line to the log callback, if there is one. */
+void w4_log(w4a16_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/** Return early with a status that is not W4A16_OK. */
+#define W4_TRY(expression)                                                                                             \
+    do {                                                                                                               \
+        w4a16_status w4_try_status = (expression);                                                                     \
+        if (w4_try_status != W4A16_OK) return w4_try_status;                                                           \
+    } while (0)
+
+#endif

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * fp16, bf16 and fp32 matrices to 4 bits. */
+#ifndef W4_QUANTIZE_H
+#define W4_QUANTIZE_H
+
+#include "core/matrix.h"
+
+/** Quantise into `matrix`, made by w4_matrix_create with the options' group size, scale dtype and zero kind. */
+w4a16_status w4_quantize_matrix(const w4a16_quantize_options *options, const void *w, w4a16_dtype dtype, int64_t stride,
+                                w4_matrix *matrix, double *signal, double *noise);
+
+#endif
