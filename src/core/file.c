@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Files: mapped for reading, written aside and renamed. */
+#include "core/file.h"
+
+#include "core/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static w4a16_status fail_errno(const char *what, const char *path) {
+    int error = errno;
+    w4a16_status status = error == ENOENT ? W4A16_ERROR_NOT_FOUND : W4A16_ERROR_IO;
+    return w4_fail(status, "%s: cannot %s: %s", path, what, strerror(error));
+}
+
+w4a16_status w4_map_file(const char *path, w4_mapping *mapping) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return fail_errno("open", path);
+    struct stat information;
+    if (fstat(descriptor, &information) != 0) {
+        w4a16_status status = fail_errno("read its size", path);
+        close(descriptor);
+        return status;
+    }
+    if (!S_ISREG(information.st_mode)) {
+        close(descriptor);
+        return w4_fail(W4A16_ERROR_IO, "%s: is %s; a regular file is needed", path,
+                       S_ISDIR(information.st_mode) ? "a folder" : "no regular file");
+    }
+    w4_mapping result = {NULL, (uint64_t)information.st_size};
+    if (result.size) {
+        void *data = mmap(NULL, (size_t)result.size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+        if (data == MAP_FAILED) {
+            w4a16_status status = fail_errno("map", path);
+            close(descriptor);
+            return status;
+        }
+        result.data = data;
+    }
+    close(descriptor);
+    *mapping = result;
+    return W4A16_OK;
+}
+
+void w4_unmap_file(w4_mapping *mapping) {
+    if (mapping->data) munmap((void *)(uintptr_t)mapping->data, (size_t)mapping->size);
+    *mapping = (w4_mapping){NULL, 0};
+}
+
+bool w4_path_exists(const char *path) {
+    struct stat information;
+    return lstat(path, &information) == 0;
+}
+
+bool w4_is_directory(const char *path) {
+    struct stat information;
+    return stat(path, &information) == 0 && S_ISDIR(information.st_mode);
+}
+
+w4a16_status w4_join_path(const char *directory, const char *name, char **joined) {
+    size_t length = strlen(directory);
+    const char *separator = length && directory[length - 1] == '/' ? "" : "/";
+    size_t size = length + strlen(separator) + strlen(name) + 1;
+    void *memory;
+    W4_TRY(w4_allocate(size, "a path", &memory));
+    snprintf(memory, size, "%s%s%s", directory, separator, name);
+    *joined = memory;
+    return W4A16_OK;
+}
+
+/** `path` without trailing slashes, and the template of a sibling that mkstemp or mkdtemp fills in: a rename is
+ * atomic only within one file system, so the temporary must stand beside its target. */
+static w4a16_status sibling_paths(const char *path, char **clean, char **temporary) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--;
+    if (length == 0) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "the output path is empty");
+    void *first, *second;
+    W4_TRY(w4_allocate(length + 1, "a path", &first));
+    w4a16_status status = w4_allocate(length + 16, "a path", &second);
+    if (status) {
+        free(first);
+        return status;
+    }
+    memcpy(first, path, length);
+    const char *name = memrchr(first, '/', length);
+    size_t prefix = name ? (size_t)(name + 1 - (char *)first) : 0;
+    snprintf(second, length + 16, "%.*s.%s.XXXXXX", (int)prefix, (char *)first, (char *)first + prefix);
+    *clean = first;
+    *temporary = second;
+    return W4A16_OK;
+}
+
+static w4a16_status fail_exists(const char *path) {
+    return w4_fail(W4A16_ERROR_EXISTS, "%s: exists already; remove it or ask to overwrite it", path);
+}
+
+/** What open() would have given a new file or folder: mkstemp and mkdtemp make private ones. */
+static mode_t default_mode(mode_t full) {
+    mode_t mask = umask(0);
+    umask(mask);
+    return full & ~mask;
+}
+
+w4a16_status w4_output_open(const char *path, bool overwrite, w4_output *output) {
+    w4_output result = {-1, NULL, NULL, overwrite};
+    *output = result;
+    if (w4_is_directory(path)) return w4_fail(W4A16_ERROR_EXISTS, "%s: is a folder; give the path of a file", path);
+    if (!overwrite && w4_path_exists(path)) return fail_exists(path);
+    W4_TRY(sibling_paths(path, &result.path, &result.temporary));
+    result.descriptor = mkstemp(result.temporary);
+    if (result.descriptor < 0) {
+        w4a16_status status = fail_errno("create a file beside", path);
+        free(result.path);
+        free(result.temporary);
+        return status;
+    }
+    (void)fchmod(result.descriptor, default_mode(0666));
+    *output = result;
+    return W4A16_OK;
+}
+
+w4a16_status w4_output_write(w4_output *output, const void *data, uint64_t size) {
+    const char *bytes = data;
+    while (size > 0) {
+        size_t part = size < (1u << 30) ? (size_t)size : (1u << 30);
+        ssize_t written = write(output->descriptor, bytes, part);
+        if (written < 0) {
+            if (errno == EINTR) continue;
+            return fail_errno("write", output->path);
+        }
+        bytes += written;
+        size -= (uint64_t)written;
+    }
+    return W4A16_OK;
+}
+
+/** rename(), but without `overwrite` an existing target stays: it may have appeared while we were writing. */
+static int rename_into_place(const char *from, const char *to, bool overwrite) {
+    if (overwrite) return rename(from, to);
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return -1;
+    if (w4_path_exists(to)) { /* a file system without RENAME_NOREPLACE */
+        errno = EEXIST;
+        return -1;
+    }
+    return rename(from, to);
+}
+
+/** Make the rename itself durable. Some file systems cannot sync a folder; the data is safe all the same. */
+static void sync_parent(const char *path) {
+    char *copy;
+    if (w4_copy_text(path, &copy)) return;
+    char *slash = strrchr(copy, '/');
+    const char *parent = !slash ? "." : slash == copy ? "/" : copy;
+    if (slash && slash != copy) *slash = 0;
+    int descriptor = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor >= 0) {
+        (void)fsync(descriptor);
+        close(descriptor);
+    }
+    free(copy);
+}
+
+w4a16_status w4_output_commit(w4_output *output) {
+    w4a16_status status = W4A16_OK;
+    int failed = fsync(output->descriptor);
+    if (failed) status = fail_errno("flush", output->path);
+    failed = close(output->descriptor);
+    output->descriptor = -1;
+    if (!status && failed) status = fail_errno("close", output->path);
+    if (!status && rename_into_place(output->temporary, output->path, output->overwrite))
+        status = errno == EEXIST ? fail_exists(output->path) : fail_errno("rename its temporary", output->path);
+    if (!status) {
+        sync_parent(output->path);
+        free(output->temporary);
+        output->temporary = NULL;
+    }
+    w4_output_abandon(output);
+    return status;
+}
+
+void w4_output_abandon(w4_output *output) {
+    if (output->descriptor >= 0) close(output->descriptor);
+    if (output->temporary) unlink(output->temporary);
+    free(output->temporary);
+    free(output->path);
+    *output = (w4_output){-1, NULL, NULL, false};
+}
+
+w4a16_status w4_output_directory_open(const char *path, bool overwrite, w4_output_directory *output) {
+    w4_output_directory result = {NULL, NULL, overwrite};
+    *output = result;
+    if (w4_path_exists(path)) {
+        if (!overwrite) return fail_exists(path);
+        if (!w4_is_directory(path))
+            return w4_fail(W4A16_ERROR_EXISTS, "%s: is a file; the output of a folder is a folder", path);
+    }
+    W4_TRY(sibling_paths(path, &result.path, &result.staging));
+    if (!mkdtemp(result.staging)) {
+        w4a16_status status = fail_errno("create a folder beside", path);
+        free(result.path);
+        free(result.staging);
+        return status;
+    }
+    (void)chmod(result.staging, default_mode(0777));
+    *output = result;
+    return W4A16_OK;
+}
+
+static int remove_entry(const char *path, const struct stat *information, int type, struct FTW *walk) {
+    (void)information, (void)type, (void)walk;
+    return remove(path);
+}
+
+static void remove_tree(const char *path) {
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+w4a16_status w4_output_directory_commit(w4_output_directory *output) {
+    w4a16_status status = W4A16_OK;
+    if (output->overwrite && w4_path_exists(output->path)) {
+        /* Swap, so that the path holds the old or the new folder at every moment; then drop the old one. */
+        if (renameat2(AT_FDCWD, output->staging, AT_FDCWD, output->path, RENAME_EXCHANGE))
+            status = fail_errno("replace", output->path);
+    } else if (rename_into_place(output->staging, output->path, false)) {
+        status = errno == EEXIST ? fail_exists(output->path) : fail_errno("rename its temporary", output->path);
+    }
+    if (!status) sync_parent(output->path);
+    w4_output_directory_abandon(output); /* after a swap the staging name holds the old folder */
+    return status;
+}
+
+void w4_output_directory_abandon(w4_output_directory *output) {
+    if (output->staging && w4_path_exists(output->staging)) remove_tree(output->staging);
+    free(output->staging);
+    free(output->path);
+    *output = (w4_output_directory){NULL, NULL, false};
+}
+
+w4a16_status w4_copy_file(const char *source, const char *target) {
+    w4_mapping mapping;
+    W4_TRY(w4_map_file(source, &mapping));
+    w4_output output;
+    w4a16_status status = w4_output_open(target, false, &output);
+    if (!status) {
+        status = w4_output_write(&output, mapping.data, mapping.size);
+        if (!status)
+            status = w4_output_commit(&output);
+        else
+            w4_output_abandon(&output);
+    }
+    w4_unmap_file(&mapping);
+    return status;
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The canonical form: making, checking and copying it. */
+#include "core/matrix.h"
+
+#include "core/half.h"
+#include "core/memory.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Keeps every product of two sizes of a matrix far from overflow; no model comes near. */
+static const int64_t LARGEST_DIMENSION = INT64_C(1) << 30;
+
+enum { LARGEST_ZERO = 16 }; /* 16: what a GPTQ v1 word of 15 means */
+
+size_t w4_zero_size(w4a16_zero_kind kind) {
+    return kind == W4A16_ZERO_INTEGER ? 1 : kind == W4A16_ZERO_FLOAT ? sizeof(float) : 0;
+}
+
+static w4a16_status check_shape(int64_t n, int64_t k, int64_t group_size, w4a16_dtype scale_dtype,
+                                w4a16_zero_kind zero_kind) {
+    if (n < 1 || n > LARGEST_DIMENSION)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "n is %" PRId64 "; it must be 1 to %" PRId64, n,
+                       LARGEST_DIMENSION);
+    if (k < 1 || k > LARGEST_DIMENSION)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "k is %" PRId64 "; it must be 1 to %" PRId64, k,
+                       LARGEST_DIMENSION);
+    /* A resolved -1 comes back as k itself, whatever k is. */
+    if (group_size != -1 && group_size != k && (group_size < 32 || group_size % 32 != 0))
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                       "group_size is %" PRId64 "; it must be a multiple of 32, or -1 for one group per row",
+                       group_size);
+    if (!w4_is_scale_dtype(scale_dtype))
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "scale_dtype is %s; it must be fp16, bf16 or fp32",
+                       w4a16_dtype_name(scale_dtype));
+    if (zero_kind != W4A16_ZERO_SYMMETRIC && zero_kind != W4A16_ZERO_INTEGER && zero_kind != W4A16_ZERO_FLOAT)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "zero_kind is %d; it must be one of w4a16_zero_kind",
+                       (int)zero_kind);
+    return W4A16_OK;
+}
+
+w4a16_status w4_matrix_create(int64_t n, int64_t k, int64_t group_size, w4a16_dtype scale_dtype,
+                              w4a16_zero_kind zero_kind, int has_k_order, w4_matrix *matrix) {
+    W4_TRY(check_shape(n, k, group_size, scale_dtype, zero_kind));
+    w4_matrix result = {.n = n, .k = k, .scale_dtype = scale_dtype, .zero_kind = zero_kind};
+    /* A group longer than the row is the row: one form for one meaning. */
+    result.group_size = group_size == -1 || group_size > k ? k : group_size;
+    result.groups = w4_ceil_divide(k, result.group_size);
+    uint64_t entries = (uint64_t)n * (uint64_t)result.groups;
+    void *memory = NULL;
+    w4a16_status status = w4_allocate((uint64_t)n * (uint64_t)w4_matrix_row_bytes(&result), "codes", &memory);
+    result.codes = memory;
+    if (!status) {
+        status = w4_allocate(entries * w4a16_dtype_size(scale_dtype), "scales", &memory);
+        if (!status) result.scales = memory;
+    }
+    if (!status && zero_kind != W4A16_ZERO_SYMMETRIC) {
+        status = w4_allocate(entries * w4_zero_size(zero_kind), "zero points", &memory);
+        if (!status) result.zeros = memory;
+    }
+    if (!status && has_k_order) {
+        status = w4_allocate((uint64_t)k * sizeof(int32_t), "k_order", &memory);
+        if (!status) result.k_order = memory;
+    }
+    if (status) {
+        w4_matrix_free(&result);
+        return status;
+    }
+    *matrix = result;
+    return W4A16_OK;
+}
+
+void w4_matrix_free(w4_matrix *matrix) {
+    free(matrix->codes);
+    free(matrix->scales);
+    free(matrix->zeros);
+    free(matrix->k_order);
+    matrix->codes = NULL;
+    matrix->scales = matrix->zeros = NULL;
+    matrix->k_order = NULL;
+}
+
+double w4_matrix_zero(const w4_matrix *matrix, int64_t row, int64_t group) {
+    size_t index = (size_t)(row * matrix->groups + group);
+    if (matrix->zero_kind == W4A16_ZERO_INTEGER) return ((const uint8_t *)matrix->zeros)[index];
+    if (matrix->zero_kind == W4A16_ZERO_FLOAT) return ((const float *)matrix->zeros)[index];
+    return 8.0;
+}
+
+static w4a16_status check_order(const int32_t *k_order, int64_t k) {
+    void *memory;
+    W4_TRY(w4_allocate((uint64_t)k, "the check of k_order", &memory));
+    uint8_t *seen = memory;
+    w4a16_status status = W4A16_OK;
+    for (int64_t j = 0; j < k && !status; j++) {
+        int32_t column = k_order[j];
+        if (column < 0 || column >= k)
+            status = w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                             "k_order[%" PRId64 "] is %" PRId32 "; it must be 0 to k - 1 = %" PRId64, j, column, k - 1);
+        else if (seen[column]++)
+            status =
+                w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                        "k_order[%" PRId64 "] is %" PRId32 " a second time; k_order must be a permutation", j, column);
+    }
+    free(memory);
+    return status;
+}
+
+w4a16_status w4_matrix_validate(const w4_matrix *matrix) {
+    for (int64_t row = 0; row < matrix->n; row++) {
+        for (int64_t group = 0; group < matrix->groups; group++) {
+            size_t index = (size_t)(row * matrix->groups + group);
+            float scale = w4_load_float(matrix->scales, matrix->scale_dtype, index);
+            if (!isfinite(scale) || scale == 0)
+                return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                               "the scale at [n %" PRId64 ", group %" PRId64 "] is %g; it must be finite and not 0",
+                               row, group, (double)scale);
+            double zero = w4_matrix_zero(matrix, row, group);
+            if (matrix->zero_kind == W4A16_ZERO_INTEGER && zero > LARGEST_ZERO)
+                return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                               "the zero point at [n %" PRId64 ", group %" PRId64 "] is %g; it must be 0 to %d", row,
+                               group, zero, LARGEST_ZERO);
+            if (!isfinite(zero))
+                return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                               "the zero point at [n %" PRId64 ", group %" PRId64 "] is %g; it must be finite", row,
+                               group, zero);
+        }
+    }
+    return matrix->k_order ? check_order(matrix->k_order, matrix->k) : W4A16_OK;
+}
+
+w4a16_status w4_matrix_from_canonical(const w4a16_canonical *canonical, w4_matrix *matrix) {
+    if (!canonical) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical is NULL");
+    if (canonical->struct_size != sizeof *canonical)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                       "canonical.struct_size is %zu; call w4a16_canonical_init, which sets %zu",
+                       canonical->struct_size, sizeof *canonical);
+    W4_TRY(
+        check_shape(canonical->n, canonical->k, canonical->group_size, canonical->scale_dtype, canonical->zero_kind));
+    if (canonical->group_size == canonical->k && canonical->k % 32 != 0)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                       "group_size is %" PRId64 "; it must be a multiple of 32, or -1 for one group per row",
+                       canonical->group_size);
+    if (!canonical->codes) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical.codes is NULL");
+    if (!canonical->scales) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical.scales is NULL");
+    int wants_zeros = canonical->zero_kind != W4A16_ZERO_SYMMETRIC;
+    if (wants_zeros && !canonical->zeros)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical.zeros is NULL; zero_kind %d needs it",
+                       (int)canonical->zero_kind);
+    if (!wants_zeros && canonical->zeros)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
+                       "canonical.zeros is set, but zero_kind is symmetric; set zero_kind, or zeros to NULL");
+    w4_matrix result;
+    W4_TRY(w4_matrix_create(canonical->n, canonical->k, canonical->group_size, canonical->scale_dtype,
+                            canonical->zero_kind, canonical->k_order != NULL, &result));
+    size_t row_bytes = (size_t)w4_matrix_row_bytes(&result), rows = (size_t)result.n;
+    size_t entries = rows * (size_t)result.groups;
+    memcpy(result.codes, canonical->codes, rows * row_bytes);
+    if (result.k & 1)
+        for (size_t row = 0; row < rows; row++) result.codes[row * row_bytes + row_bytes - 1] &= 0x0f;
+    memcpy(result.scales, canonical->scales, entries * w4a16_dtype_size(result.scale_dtype));
+    if (wants_zeros) memcpy(result.zeros, canonical->zeros, entries * w4_zero_size(result.zero_kind));
+    if (result.k_order) memcpy(result.k_order, canonical->k_order, (size_t)result.k * sizeof(int32_t));
+    w4a16_status status = w4_matrix_validate(&result);
+    if (status) {
+        w4_matrix_free(&result);
+        return status;
+    }
+    *matrix = result;
+    return W4A16_OK;
+}

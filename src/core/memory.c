@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Allocation with a status instead of a NULL. */
+#include "core/memory.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+w4a16_status w4_allocate(uint64_t bytes, const char *what, void **memory) {
+    void *pointer = NULL;
+    /* Whole cache lines: vector code may then read to the end of the last line. */
+    uint64_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
+    if (rounded < bytes || rounded > PTRDIFF_MAX || posix_memalign(&pointer, 64, (size_t)rounded) != 0)
+        return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: %s needs %" PRIu64 " bytes", what, bytes);
+    memset(pointer, 0, (size_t)rounded);
+    *memory = pointer;
+    return W4A16_OK;
+}
+
+w4a16_status w4_copy_text(const char *text, char **copy) {
+    size_t size = strlen(text) + 1;
+    void *memory;
+    W4_TRY(w4_allocate(size, "a text", &memory));
+    *copy = memcpy(memory, text, size);
+    return W4A16_OK;
+}
