@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Canonical form <-> the packed layout of kernels/common/packed_layout.h. */
+#ifndef W4_PACK_FRAGMENT_H
+#define W4_PACK_FRAGMENT_H
+
+#include "core/matrix.h"
+#include "packed_layout.h"
+
+/** The layout of this matrix. */
+w4_packed_layout w4_fragment_layout(const w4_matrix *matrix);
+
+/** Write layout.bytes bytes; padding included. */
+void w4_fragment_pack(const w4_matrix *matrix, const w4_packed_layout *layout, uint8_t *packed);
+
+/** Fill codes, scales and zeros of a matrix made by w4_matrix_create; padding is not looked at. */
+void w4_fragment_unpack(const uint8_t *packed, const w4_packed_layout *layout, w4_matrix *matrix);
+
+#endif
