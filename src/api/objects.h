@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the public handles point to. Each object counts its references; a child holds one of its parent, so that
+ * handles may be destroyed in any order. */
+#ifndef W4_API_OBJECTS_H
+#define W4_API_OBJECTS_H
+
+#include "backend/backend.h"
+#include "plan/plan.h"
+#include "tune/profile.h"
+
+#include <stdatomic.h>
+
+struct w4a16_context {
+    atomic_int references;
+    const w4_backend *backend;
+    w4_device *device;
+    w4a16_device_info information;
+    w4_profile_pool *pool;
+};
+
+struct w4a16_weight {
+    atomic_int references;
+    w4a16_context *context;
+    w4_device_weight *device_weight;
+    w4a16_weight_info information;
+};
+
+struct w4a16_plan {
+    w4a16_weight *weight;
+    w4_problem problem; /* m is m_max */
+    int64_t m_min;
+    float alpha;
+    const void *bias;
+    w4a16_dtype bias_dtype;
+    w4_plan_choice choice;
+};
+
+static inline void w4_context_retain(w4a16_context *context) {
+    atomic_fetch_add(&context->references, 1);
+}
+static inline void w4_weight_retain(w4a16_weight *weight) {
+    atomic_fetch_add(&weight->references, 1);
+}
+
+/** Upload a validated matrix; the matrix stays the caller's. */
+w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight);
+
+/** "X is NULL", and "X.struct_size is ...". */
+w4a16_status w4_fail_null(const char *argument);
+w4a16_status w4_check_struct(const char *argument, size_t found, size_t expected);
+
+#endif

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Weights: made from arrays, checkpoints and packed files, and given back as them. */
+#include "api/objects.h"
+#include "core/memory.h"
+#include "format/checkpoint.h"
+#include "pack/packed_file.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void w4a16_canonical_init(w4a16_canonical *canonical) {
+    if (canonical)
+        *canonical = (w4a16_canonical){.struct_size = sizeof *canonical, .group_size = 128, .scale_dtype = W4A16_FP16};
+}
+
+w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight) {
+    void *memory;
+    W4_TRY(w4_allocate(sizeof(w4a16_weight), "a weight", &memory));
+    w4a16_weight *result = memory;
+    w4a16_status status = context->backend->weight_upload(context->device, matrix, &result->device_weight);
+    if (status) {
+        free(result);
+        return status;
+    }
+    atomic_init(&result->references, 1);
+    result->context = context;
+    w4_context_retain(context);
+    result->information = (w4a16_weight_info){
+        .struct_size = sizeof result->information,
+        .n = matrix->n,
+        .k = matrix->k,
+        .group_size = matrix->group_size,
+        .groups = matrix->groups,
+        .scale_dtype = matrix->scale_dtype,
+        .zero_kind = matrix->zero_kind,
+        .has_k_order = matrix->k_order != NULL,
+        .device_bytes = context->backend->weight_bytes(result->device_weight),
+    };
+    *weight = result;
+    return W4A16_OK;
+}
+
+w4a16_status w4a16_weight_create(w4a16_context *context, const w4a16_canonical *canonical, w4a16_weight **weight) {
+    if (!context) return w4_fail_null("context");
+    if (!weight) return w4_fail_null("weight");
+    w4_matrix matrix;
+    W4_TRY(w4_matrix_from_canonical(canonical, &matrix));
+    w4a16_status status = w4_weight_from_matrix(context, &matrix, weight);
+    w4_matrix_free(&matrix);
+    return status;
+}
+
+w4a16_status w4a16_checkpoint_load(const w4a16_checkpoint *checkpoint, w4a16_context *context, const char *module,
+                                   w4a16_weight **weight) {
+    if (!checkpoint) return w4_fail_null("checkpoint");
+    if (!context) return w4_fail_null("context");
+    if (!module) return w4_fail_null("module");
+    if (!weight) return w4_fail_null("weight");
+    size_t index;
+    W4_TRY(w4a16_checkpoint_find(checkpoint, module, &index));
+    w4_matrix matrix;
+    W4_TRY(w4_checkpoint_import(checkpoint, index, &matrix));
+    w4a16_status status = w4_weight_from_matrix(context, &matrix, weight);
+    w4_matrix_free(&matrix);
+    return status;
+}
+
+void w4a16_weight_destroy(w4a16_weight *weight) {
+    if (!weight || atomic_fetch_sub(&weight->references, 1) != 1) return;
+    weight->context->backend->weight_free(weight->device_weight);
+    w4a16_context_destroy(weight->context);
+    free(weight);
+}
+
+w4a16_status w4a16_weight_query(const w4a16_weight *weight, w4a16_weight_info *info) {
+    if (!weight) return w4_fail_null("weight");
+    if (!info) return w4_fail_null("info");
+    W4_TRY(w4_check_struct("info", info->struct_size, sizeof *info));
+    *info = weight->information;
+    return W4A16_OK;
+}
+
+/** The canonical form of a weight, fetched from its device. */
+static w4a16_status download(const w4a16_weight *weight, w4_matrix *matrix) {
+    const w4a16_weight_info *information = &weight->information;
+    w4_matrix result;
+    W4_TRY(w4_matrix_create(information->n, information->k, information->group_size, information->scale_dtype,
+                            information->zero_kind, information->has_k_order, &result));
+    w4a16_status status = weight->context->backend->weight_download(weight->device_weight, &result);
+    if (status) {
+        w4_matrix_free(&result);
+        return status;
+    }
+    *matrix = result;
+    return W4A16_OK;
+}
+
+w4a16_status w4a16_weight_export(const w4a16_weight *weight, uint8_t *codes, void *scales, void *zeros,
+                                 int32_t *k_order) {
+    if (!weight) return w4_fail_null("weight");
+    w4_matrix matrix;
+    W4_TRY(download(weight, &matrix));
+    size_t entries = (size_t)matrix.n * (size_t)matrix.groups;
+    if (codes) memcpy(codes, matrix.codes, (size_t)matrix.n * (size_t)w4_matrix_row_bytes(&matrix));
+    if (scales) memcpy(scales, matrix.scales, entries * w4a16_dtype_size(matrix.scale_dtype));
+    if (zeros && matrix.zeros) memcpy(zeros, matrix.zeros, entries * w4_zero_size(matrix.zero_kind));
+    if (k_order && matrix.k_order) memcpy(k_order, matrix.k_order, (size_t)matrix.k * sizeof *k_order);
+    w4_matrix_free(&matrix);
+    return W4A16_OK;
+}
+
+w4a16_status w4a16_weight_save(const w4a16_weight *weight, const char *path, int overwrite) {
+    if (!weight) return w4_fail_null("weight");
+    if (!path) return w4_fail_null("path");
+    w4_matrix matrix;
+    W4_TRY(download(weight, &matrix));
+    w4a16_status status = w4_packed_file_save(&matrix, path, overwrite);
+    w4_matrix_free(&matrix);
+    return status;
+}
+
+w4a16_status w4a16_weight_load(w4a16_context *context, const char *path, w4a16_weight **weight) {
+    if (!context) return w4_fail_null("context");
+    if (!path) return w4_fail_null("path");
+    if (!weight) return w4_fail_null("weight");
+    w4_matrix matrix;
+    W4_TRY(w4_packed_file_load(path, &matrix));
+    w4a16_status status = w4_weight_from_matrix(context, &matrix, weight);
+    w4_matrix_free(&matrix);
+    return status;
+}

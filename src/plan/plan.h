@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * From a problem and a range of M to configs: which are feasible, which is best for which M. */
+#ifndef W4_PLAN_H
+#define W4_PLAN_H
+
+#include "backend/backend.h"
+
+/** One config serves all M up to m_last (and above the segment before). */
+typedef struct w4_plan_segment {
+    int64_t m_last;
+    size_t config;
+    double seconds; /* predicted at m_last */
+} w4_plan_segment;
+
+enum { W4_PLAN_MAX_SEGMENTS = 64 };
+
+typedef struct w4_plan_choice {
+    w4_plan_segment segments[W4_PLAN_MAX_SEGMENTS]; /* ascending m_last; the last one is the plan's m_max */
+    size_t count;
+    size_t workspace_bytes; /* enough for every M of the range */
+    char reason[256];
+} w4_plan_choice;
+
+/** Check a problem as the public header states it and resolve group_size -1. */
+w4a16_status w4_problem_resolve(const w4a16_problem *problem, w4_problem *resolved);
+
+/** Choose configs for `problem` (whose m is ignored) over m_min..m_max. `name`: NULL, or the config to use for all. */
+w4a16_status w4_plan_choose(const w4_backend *backend, const w4_device *device, const w4_problem *problem,
+                            int64_t m_min, int64_t m_max, const char *name, w4_plan_choice *choice);
+
+/** The segment that serves m (within the plan's range). */
+const w4_plan_segment *w4_plan_segment_for(const w4_plan_choice *choice, int64_t m);
+
+/** Find a config by name; NOT_FOUND lists the names. */
+w4a16_status w4_plan_find_config(const w4_backend *backend, const w4_device *device, const char *name, size_t *index);
+
+#endif

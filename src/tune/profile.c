@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The profiler: random problem, check against fp64 on a sample of the outputs, cold-weight timing. */
+#include "tune/profile.h"
+
+#include "core/half.h"
+#include "core/memory.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    MAX_COPIES = 4096,
+    MIN_RUNS = 10,
+    MAX_RUNS = 100000,
+    WARM_UP_RUNS = 3,
+    SAMPLED_ROWS = 256 /* of A, in the check */
+};
+static const double COLD_BYTES = 400e6;   /* more than any cache we know of holds */
+static const double CHECK_PRODUCTS = 3e8; /* fp64 multiply-adds that a check may take */
+static const double ERROR_LIMIT = 2e-3;   /* relative Frobenius; docs and tests hold every kernel to it */
+
+struct w4_profile_pool {
+    const w4_backend *backend;
+    w4_device *device;
+    pthread_mutex_t lock;
+    w4_problem problem; /* what the copies were made for */
+    w4_matrix matrix;
+    w4_device_weight **copies;
+    size_t copy_count;
+};
+
+w4a16_status w4_profile_pool_create(const w4_backend *backend, w4_device *device, w4_profile_pool **pool) {
+    void *memory;
+    W4_TRY(w4_allocate(sizeof(w4_profile_pool), "the profiler", &memory));
+    w4_profile_pool *result = memory;
+    result->backend = backend;
+    result->device = device;
+    pthread_mutex_init(&result->lock, NULL);
+    *pool = result;
+    return W4A16_OK;
+}
+
+static void drop_copies(w4_profile_pool *pool) {
+    for (size_t i = 0; i < pool->copy_count; i++) pool->backend->weight_free(pool->copies[i]);
+    free(pool->copies);
+    pool->copies = NULL;
+    pool->copy_count = 0;
+    w4_matrix_free(&pool->matrix);
+}
+
+void w4_profile_pool_destroy(w4_profile_pool *pool) {
+    if (!pool) return;
+    drop_copies(pool);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool);
+}
+
+/** splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). */
+static uint64_t next_random(uint64_t *state) {
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+/** Uniform in [0, 1). */
+static double next_uniform(uint64_t *state) {
+    return (double)(next_random(state) >> 11) * 0x1p-53;
+}
+
+/** Roughly normal with variance 1: the sum of four uniforms. */
+static double next_normal(uint64_t *state) {
+    double sum = next_uniform(state) + next_uniform(state) + next_uniform(state) + next_uniform(state);
+    return (sum - 2.0) * 1.7320508075688772;
+}
+
+static w4a16_status make_matrix(const w4_problem *problem, w4_matrix *matrix) {
+    uint64_t seed = 20;
+    W4_TRY(w4_matrix_create(problem->n, problem->k, problem->group_size, problem->scale_dtype, problem->zero_kind, 0,
+                            matrix));
+    size_t bytes = (size_t)matrix->n * (size_t)w4_matrix_row_bytes(matrix);
+    for (size_t i = 0; i < bytes; i++) matrix->codes[i] = (uint8_t)(next_random(&seed) >> 32);
+    if (matrix->k & 1)
+        for (int64_t row = 1; row <= matrix->n; row++) matrix->codes[row * w4_matrix_row_bytes(matrix) - 1] &= 15;
+    size_t entries = (size_t)matrix->n * (size_t)matrix->groups;
+    /* Outputs of about 1, whatever K is: far from both ends of fp16. */
+    double typical = 0.2 / sqrt((double)problem->k);
+    for (size_t i = 0; i < entries; i++) {
+        w4_store_double(matrix->scales, matrix->scale_dtype, i, typical * (0.5 + next_uniform(&seed)));
+        double zero = floor(next_uniform(&seed) * 16);
+        if (matrix->zero_kind == W4A16_ZERO_INTEGER) ((uint8_t *)matrix->zeros)[i] = (uint8_t)zero;
+        if (matrix->zero_kind == W4A16_ZERO_FLOAT) ((float *)matrix->zeros)[i] = (float)(zero + next_uniform(&seed));
+    }
+    return W4A16_OK;
+}
+
+static int same_weights(const w4_problem *a, const w4_problem *b) {
+    return a->n == b->n && a->k == b->k && a->group_size == b->group_size && a->scale_dtype == b->scale_dtype &&
+           a->zero_kind == b->zero_kind;
+}
+
+static w4a16_status fill_pool(w4_profile_pool *pool, const w4_problem *problem) {
+    if (pool->copy_count && same_weights(&pool->problem, problem)) return W4A16_OK;
+    drop_copies(pool);
+    pool->problem = *problem;
+    w4a16_status status = make_matrix(problem, &pool->matrix);
+    void *memory = NULL;
+    if (!status) status = w4_allocate(MAX_COPIES * sizeof *pool->copies, "the profiler's weights", &memory);
+    pool->copies = memory;
+    double bytes = 0;
+    while (!status && pool->copy_count < MAX_COPIES && (bytes < COLD_BYTES || pool->copy_count < 2)) {
+        w4_device_weight **copy = &pool->copies[pool->copy_count];
+        status = pool->backend->weight_upload(pool->device, &pool->matrix, copy);
+        if (status) break;
+        bytes += (double)pool->backend->weight_bytes(*copy);
+        pool->copy_count++;
+    }
+    if (status) drop_copies(pool);
+    return status;
+}
+
+/** What one profiled problem needs besides weights. */
+typedef struct buffers {
+    void *a, *c, *workspace;
+} buffers;
+
+static void free_buffers(buffers *all) {
+    free(all->a);
+    free(all->c);
+    free(all->workspace);
+}
+
+static w4a16_status make_buffers(const w4_problem *problem, size_t workspace_bytes, buffers *all) {
+    *all = (buffers){NULL, NULL, NULL};
+    uint64_t a_count, c_count;
+    if (!w4_multiply((uint64_t)problem->m, (uint64_t)problem->k, &a_count) ||
+        !w4_multiply((uint64_t)problem->m, (uint64_t)problem->n, &c_count))
+        return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the activations of this problem");
+    w4a16_status status = w4_allocate(a_count * 2, "activations", &all->a);
+    if (!status) status = w4_allocate(c_count * 2, "outputs", &all->c);
+    if (!status) {
+        /* posix_memalign in w4_allocate gives 64; the workspace wants more. */
+        size_t rounded = (workspace_bytes + W4_WORKSPACE_ALIGNMENT - 1) / W4_WORKSPACE_ALIGNMENT;
+        all->workspace = aligned_alloc(W4_WORKSPACE_ALIGNMENT, (rounded ? rounded : 1) * W4_WORKSPACE_ALIGNMENT);
+        if (!all->workspace)
+            status = w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: a workspace of %zu bytes", workspace_bytes);
+    }
+    if (status) {
+        free_buffers(all);
+        return status;
+    }
+    uint64_t seed = 16;
+    for (uint64_t i = 0; i < a_count; i++) w4_store_double(all->a, problem->a_dtype, i, next_normal(&seed));
+    return W4A16_OK;
+}
+
+/** Relative Frobenius error of a sample of the outputs: up to SAMPLED_ROWS rows of A, and as many random columns of C
+ * as CHECK_PRODUCTS allows (at least 16). */
+static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *problem, const buffers *all,
+                                  double *error) {
+    int64_t k = problem->k, rows = w4_minimum(problem->m, SAMPLED_ROWS);
+    int64_t columns = (int64_t)(CHECK_PRODUCTS / (double)(rows * k));
+    columns = w4_minimum(w4_maximum(columns, 16), problem->n);
+    void *memory;
+    W4_TRY(w4_allocate((uint64_t)(rows * k) * sizeof(float), "the check", &memory));
+    float *a = memory;
+    uint64_t seed = 4;
+    int64_t *row_of = malloc((size_t)rows * sizeof *row_of), *column_of = malloc((size_t)columns * sizeof *column_of);
+    if (!row_of || !column_of) {
+        free(a);
+        free(row_of);
+        free(column_of);
+        return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the check");
+    }
+    /* All of them where they fit, else one at random out of each of `rows` (`columns`) equal intervals. */
+    for (int64_t i = 0; i < rows; i++)
+        row_of[i] =
+            (int64_t)(((double)i + (rows < problem->m ? next_uniform(&seed) : 0)) * (double)problem->m / (double)rows);
+    for (int64_t i = 0; i < columns; i++)
+        column_of[i] = (int64_t)(((double)i + (columns < problem->n ? next_uniform(&seed) : 0)) * (double)problem->n /
+                                 (double)columns);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < k; j++)
+            a[i * k + j] = w4_load_float(all->a, problem->a_dtype, (size_t)(row_of[i] * k + j));
+    double difference = 0, total = 0;
+#pragma omp parallel for schedule(static) reduction(+ : difference, total)
+    for (int64_t i = 0; i < columns; i++) {
+        double *w = malloc((size_t)k * sizeof *w);
+        if (!w) {
+            difference += HUGE_VAL;
+            continue;
+        }
+        int64_t column = column_of[i];
+        for (int64_t j = 0; j < k; j++) {
+            int64_t group = j / matrix->group_size;
+            double scale =
+                w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)(column * matrix->groups + group));
+            w[j] = (w4_matrix_code(matrix, column, j) - w4_matrix_zero(matrix, column, group)) * scale;
+        }
+        for (int64_t row = 0; row < rows; row++) {
+            double sum = 0;
+            for (int64_t j = 0; j < k; j++) sum += w[j] * (double)a[row * k + j];
+            double got = w4_load_float(all->c, problem->c_dtype, (size_t)(row_of[row] * problem->n + column));
+            difference += (got - sum) * (got - sum);
+            total += sum * sum;
+        }
+        free(w);
+    }
+    free(a);
+    free(row_of);
+    free(column_of);
+    *error = sqrt(difference / total);
+    return W4A16_OK;
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *problem, size_t config, double min_seconds,
+                                   buffers *all, w4a16_profile_result *result) {
+    w4_config information;
+    pool->backend->config_get(pool->device, config, &information);
+    w4_run run = {.config = config,
+                  .problem = *problem,
+                  .weight = pool->copies[0],
+                  .a = all->a,
+                  .lda = problem->k,
+                  .c = all->c,
+                  .ldc = problem->n,
+                  .m = problem->m,
+                  .alpha = 1.0f,
+                  .workspace = all->workspace};
+    memset(all->c, 0xff, (size_t)problem->m * (size_t)problem->n * 2); /* NaN: an element left out will show */
+    W4_TRY(pool->backend->run(pool->device, &run));
+    double error = HUGE_VAL;
+    W4_TRY(sampled_error(&pool->matrix, problem, all, &error));
+    if (!(error < ERROR_LIMIT))
+        return w4_fail(W4A16_ERROR_INTERNAL,
+                       "config '%s' is wrong: relative error %g against fp64, the limit is %g; it was not timed",
+                       information.name, error, ERROR_LIMIT);
+    double *times = malloc(MAX_RUNS * sizeof *times);
+    if (!times) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the profiler's times");
+    w4a16_status status = W4A16_OK;
+    double first = 0, begin = now();
+    int runs = 0, total = 0;
+    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || now() - begin < min_seconds)) {
+        run.weight = pool->copies[(size_t)total % pool->copy_count];
+        double start = now();
+        status = pool->backend->run(pool->device, &run);
+        double seconds = now() - start;
+        if (total == 0) first = seconds;
+        /* Slow problems warm up within one run. */
+        int warm_up = first > 0.5 ? 1 : WARM_UP_RUNS;
+        if (total >= warm_up)
+            times[runs++] = seconds;
+        else
+            begin = now();
+        total++;
+        if (runs >= 3 && now() - begin > 10 * w4_maximum(1, (int64_t)min_seconds)) break; /* ten runs would take long */
+    }
+    if (!status) {
+        qsort(times, (size_t)runs, sizeof *times, compare_doubles);
+        *result = (w4a16_profile_result){information.name, times[runs / 2], error, runs};
+    }
+    free(times);
+    return status;
+}
+
+w4a16_status w4_profile_run(w4_profile_pool *pool, const w4_problem *problem, size_t config, double min_seconds,
+                            w4a16_profile_result *result) {
+    if (pool->backend->run_host)
+        return w4_fail(W4A16_ERROR_UNSUPPORTED, "profiling is not yet there for %s devices", pool->backend->name);
+    pthread_mutex_lock(&pool->lock);
+    w4a16_status status = fill_pool(pool, problem);
+    if (!status) {
+        buffers all;
+        status = make_buffers(problem, pool->backend->workspace_size(pool->device, config, problem), &all);
+        if (!status) {
+            status = check_and_time(pool, problem, config, min_seconds, &all, result);
+            free_buffers(&all);
+        }
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return status;
+}
