@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# What `cmake --install` puts where: header, both libraries, pkg-config file, CMake package, command, man page, licence.
+# The installed tree may be moved: every path in it is relative.
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/w4a16)
+
+set_target_properties(w4a16_shared PROPERTIES EXPORT_NAME w4a16)
+add_library(w4a16::w4a16 ALIAS w4a16_shared)
+add_library(w4a16::w4a16_static ALIAS w4a16_static)
+
+# Two export sets: who links the shared library needs neither jansson nor OpenMP to be there.
+install(TARGETS w4a16_shared EXPORT w4a16Targets
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} NAMELINK_COMPONENT development)
+install(TARGETS w4a16_static EXPORT w4a16StaticTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(EXPORT w4a16Targets NAMESPACE w4a16:: DESTINATION ${package_dir})
+install(EXPORT w4a16StaticTargets NAMESPACE w4a16:: DESTINATION ${package_dir})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/w4a16Config.cmake.in
+  ${PROJECT_BINARY_DIR}/w4a16Config.cmake INSTALL_DESTINATION ${package_dir})
+# While the major version is 0, a minor version may change the interface.
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/w4a16ConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/w4a16Config.cmake ${PROJECT_BINARY_DIR}/w4a16ConfigVersion.cmake
+  DESTINATION ${package_dir})
+
+# For pkg-config --static: what the archive needs beyond jansson, by the names that the compiler's OpenMP goes by.
+set(private_libraries)
+foreach(library IN LISTS OpenMP_C_LIB_NAMES)
+  if(NOT library STREQUAL pthread)
+    string(APPEND private_libraries "-l${library} ")
+  endif()
+endforeach()
+string(APPEND private_libraries "-lm -ldl -lpthread")
+file(RELATIVE_PATH prefix_from_pc /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+string(REGEX REPLACE "/$" "" prefix_from_pc "${prefix_from_pc}")
+configure_file(${CMAKE_CURRENT_LIST_DIR}/w4a16.pc.in ${PROJECT_BINARY_DIR}/w4a16.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/w4a16.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+install(FILES ${PROJECT_SOURCE_DIR}/include/w4a16.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
+  DESTINATION ${CMAKE_INSTALL_DOCDIR})
+if(TARGET w4a16_command)
+  set_target_properties(w4a16_command PROPERTIES
+    INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
+  install(TARGETS w4a16_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(FILES ${PROJECT_SOURCE_DIR}/docs/w4a16.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+endif()
