@@ -5,7 +5,13 @@
 
 #include "core/matrix.h"
 
-/** Quantise into `matrix`, made by w4_matrix_create with the options' group size, scale dtype and zero kind. */
+/** Check the fields of `options` that both matrices and checkpoints use. */
+w4a16_status w4_quantize_options_check(const w4a16_quantize_options *options);
+
+/** Quantise w[matrix->n, matrix->k] (row stride `stride` elements, any alignment) into `matrix`, made by
+ * w4_matrix_create with the options' group size, scale dtype and zero kind. Nothing is written on failure:
+ * INVALID_ARGUMENT for NaN, Inf and values whose scale its dtype cannot hold, naming [row, column].
+ * @param signal, noise may be NULL; receive the sums of squares of w and of the error */
 w4a16_status w4_quantize_matrix(const w4a16_quantize_options *options, const void *w, w4a16_dtype dtype, int64_t stride,
                                 w4_matrix *matrix, double *signal, double *noise);
 
