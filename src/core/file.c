@@ -12,7 +12,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { TEMPORARY_NAME_SIZE = 64 };
 
 static w4a16_status fail_errno(const char *what, const char *path) {
     int error = errno;
@@ -75,37 +78,48 @@ w4a16_status w4_join_path(const char *directory, const char *name, char **joined
     return W4A16_OK;
 }
 
-/** `path` without trailing slashes, and the template of a sibling that mkstemp or mkdtemp fills in: a rename is
- * atomic only within one file system, so the temporary must stand beside its target. */
+/** `path` without trailing slashes, and room for the name of a sibling: a rename is atomic only within one file system,
+ * so the temporary must stand beside its target. */
 static w4a16_status sibling_paths(const char *path, char **clean, char **temporary) {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/') length--;
     if (length == 0) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "the output path is empty");
     void *first, *second;
     W4_TRY(w4_allocate(length + 1, "a path", &first));
-    w4a16_status status = w4_allocate(length + 16, "a path", &second);
+    w4a16_status status = w4_allocate(length + TEMPORARY_NAME_SIZE, "a path", &second);
     if (status) {
         free(first);
         return status;
     }
     memcpy(first, path, length);
-    const char *name = memrchr(first, '/', length);
-    size_t prefix = name ? (size_t)(name + 1 - (char *)first) : 0;
-    snprintf(second, length + 16, "%.*s.%s.XXXXXX", (int)prefix, (char *)first, (char *)first + prefix);
     *clean = first;
     *temporary = second;
     return W4A16_OK;
 }
 
-static w4a16_status fail_exists(const char *path) {
-    return w4_fail(W4A16_ERROR_EXISTS, "%s: exists already; remove it or ask to overwrite it", path);
+/** Make a file (mode 0666) or folder (0777) under a fresh name beside `path`, as open() and mkdir() make them: the
+ * caller's umask applies, which mkstemp and mkdtemp would ignore and which cannot be read without changing it for
+ * other threads. The name does not grow with the target's, which may be as long as a name can be.
+ * @return a descriptor (0 for a folder), or -1 with errno */
+static int create_sibling(const char *path, char *temporary, bool folder) {
+    static unsigned counter;
+    const char *slash = strrchr(path, '/');
+    size_t prefix = slash ? (size_t)(slash + 1 - path) : 0;
+    memcpy(temporary, path, prefix);
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        unsigned serial = __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED);
+        snprintf(temporary + prefix, TEMPORARY_NAME_SIZE, ".w4a16-%lx-%lx-%x.part", (unsigned long)getpid(),
+                 (unsigned long)now.tv_nsec, serial);
+        int result = folder ? mkdir(temporary, 0777) : open(temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (result >= 0 || errno != EEXIST) return result;
+    }
+    return -1;
 }
 
-/** What open() would have given a new file or folder: mkstemp and mkdtemp make private ones. */
-static mode_t default_mode(mode_t full) {
-    mode_t mask = umask(0);
-    umask(mask);
-    return full & ~mask;
+static w4a16_status fail_exists(const char *path) {
+    return w4_fail(W4A16_ERROR_EXISTS, "%s: exists already; remove it or ask to overwrite it", path);
 }
 
 w4a16_status w4_output_open(const char *path, bool overwrite, w4_output *output) {
@@ -113,15 +127,17 @@ w4a16_status w4_output_open(const char *path, bool overwrite, w4_output *output)
     *output = result;
     if (w4_is_directory(path)) return w4_fail(W4A16_ERROR_EXISTS, "%s: is a folder; give the path of a file", path);
     if (!overwrite && w4_path_exists(path)) return fail_exists(path);
+    struct stat information; /* renaming over a device or a pipe would delete it */
+    if (stat(path, &information) == 0 && !S_ISREG(information.st_mode))
+        return w4_fail(W4A16_ERROR_EXISTS, "%s: is no regular file; it is not replaced", path);
     W4_TRY(sibling_paths(path, &result.path, &result.temporary));
-    result.descriptor = mkstemp(result.temporary);
+    result.descriptor = create_sibling(result.path, result.temporary, false);
     if (result.descriptor < 0) {
         w4a16_status status = fail_errno("create a file beside", path);
         free(result.path);
         free(result.temporary);
         return status;
     }
-    (void)fchmod(result.descriptor, default_mode(0666));
     *output = result;
     return W4A16_OK;
 }
@@ -203,13 +219,12 @@ w4a16_status w4_output_directory_open(const char *path, bool overwrite, w4_outpu
             return w4_fail(W4A16_ERROR_EXISTS, "%s: is a file; the output of a folder is a folder", path);
     }
     W4_TRY(sibling_paths(path, &result.path, &result.staging));
-    if (!mkdtemp(result.staging)) {
+    if (create_sibling(result.path, result.staging, true) < 0) {
         w4a16_status status = fail_errno("create a folder beside", path);
         free(result.path);
         free(result.staging);
         return status;
     }
-    (void)chmod(result.staging, default_mode(0777));
     *output = result;
     return W4A16_OK;
 }

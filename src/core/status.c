@@ -56,6 +56,13 @@ const char *w4a16_last_error(void) {
     return last_error;
 }
 
+/** Paths and names in a text are other people's: a line end or an escape sequence in them must not reach a terminal or
+ * make two lines of one. Bytes of UTF-8 stay. */
+static void make_one_line(char *text) {
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+}
+
 w4a16_status w4_fail(w4a16_status status, const char *format, ...) {
     /* Through a second buffer: an argument may itself be the last error's text. */
     char text[TEXT_SIZE];
@@ -63,6 +70,7 @@ w4a16_status w4_fail(w4a16_status status, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    make_one_line(text);
     memcpy(last_error, text, sizeof text);
     return status;
 }
@@ -74,6 +82,7 @@ w4a16_status w4_fail_context(w4a16_status status, const char *format, ...) {
     int length = vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     if (length >= 0 && length < TEXT_SIZE) snprintf(text + length, sizeof text - (size_t)length, "%s", last_error);
+    make_one_line(text);
     memcpy(last_error, text, sizeof text);
     return status;
 }
@@ -91,6 +100,7 @@ void w4_log(w4a16_log_level level, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    make_one_line(text);
     /* Held during the call: lines come one at a time, and none arrives after the callback was removed. */
     pthread_mutex_lock(&log_lock);
     if (log_callback) log_callback(level, text, log_user);
