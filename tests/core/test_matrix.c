@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The canonical matrix: its shapes, and each way in which a caller's arrays can be wrong. */
+#include "core/half.h"
+#include "core/matrix.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { N = 3, K = 97, GROUPS = 4, ROW_BYTES = 49 };
+
+/* A good matrix; each test breaks one thing of a fresh copy. */
+typedef struct sample {
+    w4a16_canonical canonical;
+    uint8_t codes[N * ROW_BYTES];
+    float scales[N * GROUPS];
+    uint8_t integer_zeros[N * GROUPS];
+    float float_zeros[N * GROUPS];
+    int32_t k_order[K];
+} sample;
+
+static void make_sample(sample *s) {
+    memset(s, 0, sizeof *s);
+    for (int i = 0; i < N * ROW_BYTES; i++) s->codes[i] = (uint8_t)(i * 37 + 11);
+    for (int i = 0; i < N * GROUPS; i++) {
+        s->scales[i] = 0.25f * (float)(i + 1);
+        s->integer_zeros[i] = (uint8_t)(i % 17);
+        s->float_zeros[i] = 7.5f - (float)i;
+    }
+    for (int j = 0; j < K; j++) s->k_order[j] = (j * 5 + 3) % K;
+    w4a16_canonical_init(&s->canonical);
+    s->canonical.n = N;
+    s->canonical.k = K;
+    s->canonical.group_size = 32;
+    s->canonical.codes = s->codes;
+    s->canonical.scales = s->scales;
+    s->canonical.scale_dtype = W4A16_FP32;
+    s->canonical.zero_kind = W4A16_ZERO_INTEGER;
+    s->canonical.zeros = s->integer_zeros;
+    s->canonical.k_order = s->k_order;
+}
+
+static void assert_refused(const sample *s, const char *text) {
+    w4_matrix matrix;
+    memset(&matrix, 0xa5, sizeof matrix);
+    w4_matrix untouched = matrix;
+    assert_int_equal(w4_matrix_from_canonical(&s->canonical, &matrix), W4A16_ERROR_INVALID_ARGUMENT);
+    assert_memory_equal(&matrix, &untouched, sizeof matrix);
+    if (!strstr(w4a16_last_error(), text)) fail_msg("'%s' is not in: %s", text, w4a16_last_error());
+}
+
+static void good_arrays_are_copied(void **state) {
+    (void)state;
+    sample s;
+    make_sample(&s);
+    w4_matrix matrix;
+    assert_int_equal(w4_matrix_from_canonical(&s.canonical, &matrix), W4A16_OK);
+    assert_int_equal(matrix.n, N);
+    assert_int_equal(matrix.k, K);
+    assert_int_equal(matrix.group_size, 32);
+    assert_int_equal(matrix.groups, GROUPS);
+    for (int row = 0; row < N; row++) {
+        for (int column = 0; column < K; column++) {
+            int byte = s.codes[row * ROW_BYTES + column / 2];
+            assert_int_equal(w4_matrix_code(&matrix, row, column), column % 2 ? byte / 16 : byte % 16);
+        }
+        /* The nibble after an odd k is nobody's: it must not reach files or checksums. */
+        assert_int_equal(matrix.codes[row * ROW_BYTES + ROW_BYTES - 1] >> 4, 0);
+        for (int group = 0; group < GROUPS; group++)
+            assert_true(w4_matrix_zero(&matrix, row, group) == (row * GROUPS + group) % 17);
+    }
+    assert_memory_equal(matrix.scales, s.scales, sizeof s.scales);
+    assert_memory_equal(matrix.k_order, s.k_order, sizeof s.k_order);
+    w4_matrix_free(&matrix);
+    w4_matrix_free(&matrix);
+}
+
+static void float_and_symmetric_zeros(void **state) {
+    (void)state;
+    sample s;
+    w4_matrix matrix;
+    make_sample(&s);
+    s.canonical.zero_kind = W4A16_ZERO_FLOAT;
+    s.canonical.zeros = s.float_zeros;
+    assert_int_equal(w4_matrix_from_canonical(&s.canonical, &matrix), W4A16_OK);
+    assert_true(w4_matrix_zero(&matrix, 2, 3) == 7.5 - 11);
+    w4_matrix_free(&matrix);
+    s.canonical.zero_kind = W4A16_ZERO_SYMMETRIC;
+    s.canonical.zeros = NULL;
+    s.canonical.k_order = NULL;
+    assert_int_equal(w4_matrix_from_canonical(&s.canonical, &matrix), W4A16_OK);
+    assert_true(w4_matrix_zero(&matrix, 1, 1) == 8);
+    assert_null(matrix.zeros);
+    assert_null(matrix.k_order);
+    w4_matrix_free(&matrix);
+    assert_int_equal(w4_zero_size(W4A16_ZERO_SYMMETRIC), 0);
+    assert_int_equal(w4_zero_size(W4A16_ZERO_INTEGER), 1);
+    assert_int_equal(w4_zero_size(W4A16_ZERO_FLOAT), 4);
+}
+
+static void groups_of_every_length(void **state) {
+    (void)state;
+    static const struct {
+        int64_t k, group_size, groups;
+    } cases[] = {{1, -1, 1},    {1, 32, 1},     {32, 32, 1},  {33, 32, 2},
+                 {1000, -1, 1}, {1000, 96, 11}, {96, 128, 1}, {4096, 128, 32}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        w4_matrix matrix;
+        assert_int_equal(w4_matrix_create(2, cases[i].k, cases[i].group_size, W4A16_BF16, W4A16_ZERO_FLOAT, 1, &matrix),
+                         W4A16_OK);
+        assert_int_equal(matrix.groups, cases[i].groups);
+        assert_true(matrix.group_size > 0);
+        assert_int_equal(w4_matrix_row_bytes(&matrix), (cases[i].k + 1) / 2);
+        w4_matrix_free(&matrix);
+    }
+}
+
+static void wrong_shapes_are_refused(void **state) {
+    (void)state;
+    static const int64_t bad_sizes[] = {0, -1, INT64_MIN, INT64_MAX, INT64_C(1) << 40};
+    static const int64_t bad_groups[] = {0, -2, -32, 1, 16, 31, 33, 48, 100, INT64_MIN, INT64_MAX};
+    sample s;
+    for (size_t i = 0; i < sizeof bad_sizes / sizeof *bad_sizes; i++) {
+        make_sample(&s);
+        s.canonical.n = bad_sizes[i];
+        assert_refused(&s, "n is ");
+        make_sample(&s);
+        s.canonical.k = bad_sizes[i];
+        assert_refused(&s, "k is ");
+    }
+    for (size_t i = 0; i < sizeof bad_groups / sizeof *bad_groups; i++) {
+        make_sample(&s);
+        s.canonical.group_size = bad_groups[i];
+        assert_refused(&s, "group_size");
+    }
+    make_sample(&s);
+    s.canonical.group_size = K; /* one group per row is said with -1 */
+    assert_refused(&s, "group_size");
+    static const int bad_dtypes[] = {W4A16_DTYPE_NONE, W4A16_FP64, W4A16_UINT8, -1, 99};
+    for (size_t i = 0; i < sizeof bad_dtypes / sizeof *bad_dtypes; i++) {
+        make_sample(&s);
+        s.canonical.scale_dtype = (w4a16_dtype)bad_dtypes[i];
+        assert_refused(&s, "scale_dtype");
+    }
+    static const int bad_kinds[] = {3, -1, 99};
+    for (size_t i = 0; i < 3; i++) {
+        make_sample(&s);
+        s.canonical.zero_kind = (w4a16_zero_kind)bad_kinds[i];
+        assert_refused(&s, "zero_kind");
+    }
+}
+
+static void missing_arrays_are_refused(void **state) {
+    (void)state;
+    sample s;
+    w4_matrix matrix;
+    assert_int_equal(w4_matrix_from_canonical(NULL, &matrix), W4A16_ERROR_INVALID_ARGUMENT);
+    make_sample(&s);
+    s.canonical.struct_size = 0;
+    assert_refused(&s, "struct_size");
+    make_sample(&s);
+    s.canonical.codes = NULL;
+    assert_refused(&s, "codes");
+    make_sample(&s);
+    s.canonical.scales = NULL;
+    assert_refused(&s, "scales");
+    make_sample(&s);
+    s.canonical.zeros = NULL;
+    assert_refused(&s, "zeros");
+    make_sample(&s);
+    s.canonical.zero_kind = W4A16_ZERO_SYMMETRIC;
+    assert_refused(&s, "zeros");
+}
+
+static void wrong_content_is_refused_and_placed(void **state) {
+    (void)state;
+    static const float bad_floats[] = {NAN, -NAN, INFINITY, -INFINITY, 0.0f, -0.0f};
+    sample s;
+    for (size_t i = 0; i < 6; i++) {
+        make_sample(&s);
+        s.scales[2 * GROUPS + 1] = bad_floats[i];
+        assert_refused(&s, "[n 2, group 1]");
+    }
+    for (size_t i = 0; i < 4; i++) {
+        make_sample(&s);
+        s.canonical.zero_kind = W4A16_ZERO_FLOAT;
+        s.canonical.zeros = s.float_zeros;
+        s.float_zeros[GROUPS + 3] = bad_floats[i];
+        assert_refused(&s, "[n 1, group 3]");
+    }
+    static const uint8_t bad_zeros[] = {17, 128, 255};
+    for (size_t i = 0; i < 3; i++) {
+        make_sample(&s);
+        s.integer_zeros[N * GROUPS - 1] = bad_zeros[i];
+        assert_refused(&s, "[n 2, group 3]");
+    }
+    static const int32_t bad_columns[] = {-1, K, INT32_MIN, INT32_MAX};
+    for (size_t i = 0; i < 4; i++) {
+        make_sample(&s);
+        s.k_order[40] = bad_columns[i];
+        assert_refused(&s, "k_order[40]");
+    }
+    make_sample(&s);
+    s.k_order[50] = s.k_order[49];
+    assert_refused(&s, "k_order");
+}
+
+static void half_scales_are_checked_too(void **state) {
+    (void)state;
+    static const struct {
+        w4a16_dtype dtype;
+        uint16_t bits;
+    } bad[] = {{W4A16_FP16, 0},      {W4A16_FP16, 0x8000}, {W4A16_FP16, 0x7c00}, {W4A16_FP16, 0x7e01},
+               {W4A16_BF16, 0x7f80}, {W4A16_BF16, 0xffc0}, {W4A16_BF16, 0}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        sample s;
+        make_sample(&s);
+        uint16_t scales[N * GROUPS];
+        for (int j = 0; j < N * GROUPS; j++) scales[j] = 1; /* the least subnormal number is a legal scale */
+        s.canonical.scale_dtype = bad[i].dtype;
+        s.canonical.scales = scales;
+        w4_matrix matrix;
+        assert_int_equal(w4_matrix_from_canonical(&s.canonical, &matrix), W4A16_OK);
+        w4_matrix_free(&matrix);
+        scales[GROUPS] = bad[i].bits;
+        assert_refused(&s, "[n 1, group 0]");
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(good_arrays_are_copied),      cmocka_unit_test(float_and_symmetric_zeros),
+        cmocka_unit_test(groups_of_every_length),      cmocka_unit_test(wrong_shapes_are_refused),
+        cmocka_unit_test(missing_arrays_are_refused),  cmocka_unit_test(wrong_content_is_refused_and_placed),
+        cmocka_unit_test(half_scales_are_checked_too),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
