@@ -21,9 +21,8 @@
 
 enum {
     SYMMETRIC_ZERO = 8,
-    STARTS = 4,         /* grid points that are refined */
-    REFINE_STEPS = 4,   /* alternations at most; most groups settle in two */
-    ZERO_NEIGHBOURS = 2 /* zero points tried on each side of the range's own */
+    STARTS = 4,      /* grid points that are refined */
+    REFINE_STEPS = 4 /* alternations at most; most groups settle in two */
 };
 
 /* The grid of clipping ratios: the scale relative to the one that covers the whole range, from RATIO_FIRST / 20 down to
@@ -175,21 +174,27 @@ INLINE candidate range_candidate(const scaled_group *group, bool asymmetric) {
     return range;
 }
 
-INLINE void search_grid(const scaled_group *group, float whole, int zero, candidate best[STARTS]) {
-    float before = INFINITY, error = INFINITY, ratio = 0;
-    for (int step = RATIO_FIRST; step >= RATIO_LAST; step--) {
-        ratio = ratio_step * (float)step;
+/* Measure all clipping ratios for one zero point; returns the least error. */
+INLINE float search_grid(const scaled_group *group, float whole, int zero, candidate best[STARTS]) {
+    float before = INFINITY, error = INFINITY, least = INFINITY, ratio = 0;
+    for (int step = RATIO_FIRST; step >= RATIO_LAST || error < before; step--) {
+        ratio = step >= RATIO_LAST ? ratio_step * (float)step : ratio * ratio_tail_factor;
         candidate next = measure(group, whole * ratio, zero);
         keep_best(best, next);
         before = error;
         error = next.error;
+        least = error < least ? error : least;
     }
-    while (error < before) {
-        ratio *= ratio_tail_factor;
-        candidate next = measure(group, whole * ratio, zero);
-        keep_best(best, next);
-        before = error;
-        error = next.error;
+    return least;
+}
+
+/* Clipping one tail more than the other moves the zero point: follow it in one direction while the error falls. */
+INLINE void walk_zeros(const scaled_group *group, float whole, int zero, int direction, float least,
+                       candidate best[STARTS]) {
+    for (zero += direction; zero >= 0 && zero <= 15; zero += direction) {
+        float error = search_grid(group, whole, zero, best);
+        if (!(error < least)) return;
+        least = error;
     }
 }
 
@@ -197,9 +202,11 @@ INLINE candidate search(const scaled_group *group, candidate range, bool asymmet
     candidate best[STARTS];
     for (int i = 0; i < STARTS; i++) best[i] = (candidate){.error = INFINITY, .zero = range.zero};
     float whole = range.scale * group->up;
-    int first = asymmetric ? range.zero - ZERO_NEIGHBOURS : range.zero;
-    int last = asymmetric ? range.zero + ZERO_NEIGHBOURS : range.zero;
-    for (int zero = first < 0 ? 0 : first; zero <= last && zero <= 15; zero++) search_grid(group, whole, zero, best);
+    float at_range = search_grid(group, whole, range.zero, best);
+    if (asymmetric) {
+        walk_zeros(group, whole, range.zero, -1, at_range, best);
+        walk_zeros(group, whole, range.zero, 1, at_range, best);
+    }
     candidate found = best[0];
     for (int i = 0; i < STARTS && best[i].error < INFINITY; i++) {
         candidate next = refine(group, best[i]);
@@ -287,10 +294,15 @@ quantize_group_avx2(const w4_group_rule *rule, const float *x, int64_t count, vo
 }
 #endif
 
+w4_group_result w4_quantize_group_portable(const w4_group_rule *rule, const float *x, int64_t count, void *scratch,
+                                           uint8_t *codes) {
+    return quantize_group(rule, x, count, scratch, codes);
+}
+
 w4_group_result w4_quantize_group(const w4_group_rule *rule, const float *x, int64_t count, void *scratch,
                                   uint8_t *codes) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2")) return quantize_group_avx2(rule, x, count, scratch, codes);
 #endif
-    return quantize_group(rule, x, count, scratch, codes);
+    return w4_quantize_group_portable(rule, x, count, scratch, codes);
 }

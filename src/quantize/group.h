@@ -28,12 +28,16 @@ typedef struct w4_group_result {
 /** The largest |w| that w4_quantize_group accepts: a larger one needs a scale beyond scale_dtype's range. */
 float w4_group_limit(w4a16_dtype scale_dtype);
 
-/** Bytes of scratch that one call on `count` elements needs; any alignment of 64. */
+/** Bytes of scratch that one call on `count` elements needs. */
 uint64_t w4_group_scratch_bytes(int64_t count);
 
 /** Quantise x[count] (finite, |x| <= w4_group_limit) to codes[count], one code 0..15 in each byte. Cannot fail; the
  * result depends on nothing but the arguments. @param scratch 64-byte aligned, w4_group_scratch_bytes(count) */
 w4_group_result w4_quantize_group(const w4_group_rule *rule, const float *x, int64_t count, void *scratch,
                                   uint8_t *codes);
+
+/** The same without the instructions that only some processors have: slower, and the same bits (for tests). */
+w4_group_result w4_quantize_group_portable(const w4_group_rule *rule, const float *x, int64_t count, void *scratch,
+                                           uint8_t *codes);
 
 #endif
