@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# What `cmake --install` puts where: header, both libraries, pkg-config file, CMake package, command, man page, licence.
-# The installed tree may be moved: every path in it is relative.
+# What `cmake --install` puts where: header, both libraries, pkg-config file, CMake package, licence (cli/ adds the
+# command and its man page). The installed tree may be moved: every path in it is relative.
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/w4a16)
@@ -38,9 +38,3 @@ install(FILES ${PROJECT_BINARY_DIR}/w4a16.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}
 install(FILES ${PROJECT_SOURCE_DIR}/include/w4a16.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
   DESTINATION ${CMAKE_INSTALL_DOCDIR})
-if(TARGET w4a16_command)
-  set_target_properties(w4a16_command PROPERTIES
-    INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
-  install(TARGETS w4a16_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-  install(FILES ${PROJECT_SOURCE_DIR}/docs/w4a16.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
-endif()
