@@ -19,7 +19,7 @@ w4a16_status w4_allocate(uint64_t bytes, const char *what, void **memory) {
 
 w4a16_status w4_copy_text(const char *text, char **copy) {
     size_t size = strlen(text) + 1;
-    void *memory;
+    void *memory = NULL;
     W4_TRY(w4_allocate(size, "a text", &memory));
     *copy = memcpy(memory, text, size);
     return W4A16_OK;
