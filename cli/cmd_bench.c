@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * `w4a16 bench`: check, then time a multiplication with cold weights. */
+#include "measurement.h"
+#include "options.h"
+#include "progress.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const command_help help = {
+    "-m M[,M] -n N -k K [options]",
+    "Time C[M,N] = A[M,K] * W[N,K]^T on random data. Each config's result is first checked against\n"
+    "double precision (relative error under 2e-3; a wrong one gets no time), then timed with cold\n"
+    "weights: as many copies as overflow the caches, called in turn; the median counts.\n\n"
+    "The machine's limits (reading memory, arithmetic) are measured in the same run. OF LIMIT is the\n"
+    "time that they would allow, max(bytes / read speed, flop / peak), over the time taken; bytes are\n"
+    "codes, scales, zero points, A and C, each once.",
+    "  w4a16 bench -m 1,16,512 -n 4096 -k 14336\n"
+    "  w4a16 bench -m 1 -n 4096 -k 4096 --profile --csv results.csv\n"
+    "  w4a16 bench -m 64 -n 4096 -k 4096 --group-size 64 --dtype bf16 --json",
+    "a result was wrong, or the device, config or CSV file cannot be used",
+};
+
+typedef struct bench_arguments {
+    const char *device, *config, *csv;
+    integer_list m;
+    int64_t n, k, group_size, threads;
+    int dtype, scale_dtype, instruction_set;
+    double seconds;
+    bool asymmetric, profile, json, force;
+} bench_arguments;
+
+typedef struct bench {
+    const bench_arguments *arguments;
+    w4a16_context *context;
+    w4a16_ceilings ceilings;
+    measurement *rows;
+    size_t count, failed;
+} bench;
+
+static w4a16_problem make_problem(const bench_arguments *arguments, int64_t m) {
+    w4a16_problem problem;
+    w4a16_problem_init(&problem);
+    problem.m = m;
+    problem.n = arguments->n;
+    problem.k = arguments->k;
+    problem.group_size = arguments->group_size;
+    problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
+    problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
+    problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+    return problem;
+}
+
+/* Measure one config (NULL: the library's choice) into a new row. @return the library's status */
+static w4a16_status measure(bench *self, const w4a16_problem *problem, const char *config, measurement **row) {
+    self->rows = reallocate(self->rows, self->count + 1, sizeof *self->rows);
+    *row = &self->rows[self->count++];
+    **row = (measurement){.problem = *problem};
+    w4a16_status status = w4a16_profile(self->context, problem, config, self->arguments->seconds, &(*row)->result);
+    if (status) {
+        (*row)->result.config = config;
+        (*row)->failure = format_text("%s", w4a16_last_error());
+        self->failed++;
+    } else {
+        rate(*row, &self->ceilings);
+    }
+    return status;
+}
+
+static int by_speed(const void *left, const void *right) {
+    const measurement *a = left, *b = right;
+    if (!a->failure != !b->failure) return a->failure ? 1 : -1;
+    if (a->failure) return strcmp(a->result.config, b->result.config);
+    return (a->result.seconds > b->result.seconds) - (a->result.seconds < b->result.seconds);
+}
+
+/* All feasible configs of one problem, after the library's choice, which is the row before. */
+static bool measure_others(bench *self, const w4a16_problem *problem, double done, double total) {
+    size_t first = self->count - 1, count = 0;
+    const char *chosen = self->rows[first].result.config;
+    w4a16_status status = w4a16_config_list(self->context, problem, NULL, 0, &count);
+    w4a16_config_info *configs = allocate(count, sizeof *configs);
+    if (!status) status = w4a16_config_list(self->context, problem, configs, count, &count);
+    if (status) fail_library();
+    for (size_t i = 0; !status && i < count; i++) {
+        progress_show(done + (double)(i + 1) / (double)count, total, configs[i].name);
+        measurement *row;
+        if (configs[i].feasible && strcmp(configs[i].name, chosen) != 0) measure(self, problem, configs[i].name, &row);
+    }
+    free(configs);
+    qsort(self->rows + first, self->count - first, sizeof *self->rows, by_speed);
+    return !status;
+}
+
+static bool measure_all(bench *self) {
+    const bench_arguments *arguments = self->arguments;
+    double total = (double)arguments->m.count;
+    for (size_t i = 0; i < arguments->m.count; i++) {
+        w4a16_problem problem = make_problem(arguments, arguments->m.items[i]);
+        measurement *row;
+        if (measure(self, &problem, arguments->config, &row)) {
+            fail_library();
+            return false;
+        }
+        row->chosen = !arguments->config;
+        if (arguments->profile && !measure_others(self, &problem, (double)i, total)) return false;
+        progress_show((double)(i + 1), total, row->result.config);
+    }
+    return true;
+}
+
+static int print_output(const bench *self, const w4a16_device_info *device, text_output *csv) {
+    bench_output output = {
+        .device = device,
+        .ceilings = &self->ceilings,
+        .rows = self->rows,
+        .count = self->count,
+        .shown_per_m = 10,
+        .profile = self->arguments->profile,
+    };
+    if (self->arguments->csv) {
+        write_bench_csv(&output, csv->stream);
+        if (!text_output_commit(csv)) return EXIT_RUNTIME;
+    }
+    if (self->arguments->json) {
+        int exit_code = print_bench_json(&output);
+        if (exit_code) return exit_code;
+    } else {
+        print_bench_table(&output);
+    }
+    if (self->failed) return fail("%zu configs failed", self->failed);
+    return 0;
+}
+
+static int run_bench(const bench_arguments *arguments) {
+    w4a16_device_info device;
+    text_output csv = {0};
+    int exit_code = EXIT_RUNTIME;
+    w4a16_context *context =
+        open_context(arguments->device, arguments->threads, instruction_set_text(arguments->instruction_set), &device);
+    if (!context) return exit_code;
+    bench self = {.arguments = arguments, .context = context, .ceilings = {.struct_size = sizeof self.ceilings}};
+    /* The CSV file is opened first: a path that will not do must not cost a measurement. */
+    if (!arguments->csv || text_output_open(arguments->csv, arguments->force, &csv)) {
+        progress_begin();
+        bool good = false;
+        if (w4a16_measure_ceilings(context, &self.ceilings)) {
+            fail_library();
+        } else {
+            good = measure_all(&self);
+        }
+        progress_clear();
+        if (good) exit_code = print_output(&self, &device, &csv);
+        text_output_abandon(&csv);
+    }
+    for (size_t i = 0; i < self.count; i++) free(self.rows[i].failure);
+    free(self.rows);
+    w4a16_context_destroy(context);
+    return exit_code;
+}
+
+int command_bench(int argc, char **argv) {
+    const int64_t dimension_limit = (int64_t)1 << 24;
+    bench_arguments arguments = {.group_size = 128, .dtype = W4A16_FP16, .scale_dtype = W4A16_FP16, .seconds = 0.5};
+    int exit_code;
+    const option_spec options[] = {
+        {NULL, 'm', OPTION_INTEGERS, "M[,M]", &arguments.m, "tokens, one or more numbers (required)", 1,
+         dimension_limit, 0, true},
+        {NULL, 'n', OPTION_INTEGER, "N", &arguments.n, "out features (required)", 1, dimension_limit, 0, true},
+        {NULL, 'k', OPTION_INTEGER, "K", &arguments.k, "in features (required)", 1, dimension_limit, 0, true},
+        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.group_size,
+         "weights along K that share a scale: a multiple of 32,\nor -1 for one group per row (default 128)", 0, 0, 0,
+         0},
+        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.asymmetric, "with integer zero points (default: symmetric)",
+         0, 0, 0, 0},
+        OPTION_ENTRY_DTYPE(&arguments.dtype),
+        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.scale_dtype,
+         "dtype of the scales: fp16, bf16 or fp32 (default fp16)", 0, 0, scale_dtypes, 0},
+        OPTION_ENTRY_DEVICE(&arguments.device),
+        {"config", 0, OPTION_TEXT, "NAME", &arguments.config,
+         "the kernel config, as `w4a16 configs` names it (default:\nthe library chooses)", 0, 0, 0, 0},
+        {"profile", 'p', OPTION_FLAG, NULL, &arguments.profile,
+         "every feasible config, the fastest first; the table\nshows ten and marks the library's choice", 0, 0, 0, 0},
+        {"seconds", 's', OPTION_SECONDS, "S", &arguments.seconds,
+         "time budget of each measurement, 0 to 60 (default 0.5)", 0, 60, 0, 0},
+        {"csv", 0, OPTION_TEXT, "F", &arguments.csv, "also write the results to this CSV file", 0, 0, 0, 0},
+        OPTION_ENTRY_JSON(&arguments.json),
+        {"force", 'f', OPTION_FLAG, NULL, &arguments.force, "replace an existing CSV file (default: refuse)", 0, 0, 0,
+         0},
+        OPTION_ENTRY_THREADS(&arguments.threads),
+        OPTION_ENTRY_INSTRUCTIONS(&arguments.instruction_set),
+        {0},
+    };
+    if (parse_options(&help, options, argc, argv, NULL, &exit_code)) {
+        if (arguments.profile && arguments.config) {
+            exit_code = fail_usage("--profile measures every config; give it or --config, not both");
+        } else {
+            exit_code = run_bench(&arguments);
+        }
+    }
+    free_integers(&arguments.m);
+    return exit_code;
+}

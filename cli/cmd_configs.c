@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * `w4a16 configs`: the kernel configs of a device, and which can run a problem. */
+#include "options.h"
+#include "report.h"
+#include "table.h"
+
+#include <stdlib.h>
+
+static const command_help help = {
+    "[-m M -n N -k K] [options]",
+    "List the kernel configs of a device: name and tile. With -m, -n and -k also which of them can\n"
+    "run that multiplication, the reason where one cannot, and the time that the cost model expects.\n"
+    "The names serve --config of gemm, verify and bench.",
+    "  w4a16 configs\n"
+    "  w4a16 configs --device cpu -m 16 -n 4096 -k 4096 --group-size 64",
+    "the device cannot be used",
+};
+
+typedef struct configs_arguments {
+    const char *device;
+    int64_t m, n, k, group_size;
+    int dtype, scale_dtype, instruction_set;
+    bool asymmetric, json;
+} configs_arguments;
+
+static json_t *config_json(const w4a16_config_info *config, bool with_problem) {
+    json_t *object = json_object();
+    json_put_text(object, "name", config->name);
+    json_put(object, "tile_m", json_integer(config->tile_m));
+    json_put(object, "tile_n", json_integer(config->tile_n));
+    json_put(object, "tile_k", json_integer(config->tile_k));
+    json_put(object, "feasible", json_boolean(config->feasible));
+    json_put_text(object, "reason", config->reason);
+    if (with_problem)
+        json_put(object, "predicted_seconds", config->feasible ? json_number(config->predicted_seconds) : json_null());
+    return object;
+}
+
+static int print_configs(const configs_arguments *arguments, const w4a16_device_info *device,
+                         const w4a16_config_info *configs, size_t count) {
+    bool with_problem = arguments->m > 0;
+    if (arguments->json) {
+        json_t *root = json_object(), *list = json_array();
+        json_put_text(root, "device", device->id);
+        json_put(root, "configs", list);
+        for (size_t i = 0; i < count; i++) json_array_append_new(list, config_json(&configs[i], with_problem));
+        return json_print(root);
+    }
+    table *rows = table_create(with_problem ? "<CONFIG|TILE M|N|K|<FEASIBLE|PREDICTED|<REASON"
+                                            : "<CONFIG|TILE M|N|K|<FEASIBLE|<REASON");
+    for (size_t i = 0; i < count; i++) {
+        const w4a16_config_info *config = &configs[i];
+        table_add(rows, "%s", config->name);
+        table_add(rows, "%d", (int)config->tile_m);
+        table_add(rows, "%d", (int)config->tile_n);
+        table_add(rows, "%d", (int)config->tile_k);
+        table_add(rows, "%s", config->feasible ? "yes" : "no");
+        if (with_problem && config->feasible) {
+            table_add(rows, "%s", seconds_text(config->predicted_seconds));
+        } else if (with_problem) {
+            table_add(rows, "-");
+        }
+        table_add(rows, "%s", config->reason);
+    }
+    printf("%s (%s)\n\n", device->id, device->name);
+    table_print(rows, stdout);
+    table_destroy(rows);
+    return 0;
+}
+
+static int list_configs(const configs_arguments *arguments) {
+    w4a16_device_info device;
+    w4a16_context *context =
+        open_context(arguments->device, 0, instruction_set_text(arguments->instruction_set), &device);
+    if (!context) return EXIT_RUNTIME;
+    w4a16_problem problem;
+    w4a16_problem_init(&problem);
+    problem.m = arguments->m;
+    problem.n = arguments->n;
+    problem.k = arguments->k;
+    problem.group_size = arguments->group_size;
+    problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
+    problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
+    problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+    const w4a16_problem *asked = arguments->m ? &problem : NULL;
+    size_t count = 0;
+    w4a16_status status = w4a16_config_list(context, asked, NULL, 0, &count);
+    w4a16_config_info *configs = allocate(count, sizeof *configs);
+    if (!status) status = w4a16_config_list(context, asked, configs, count, &count);
+    int exit_code = status ? fail_library() : print_configs(arguments, &device, configs, count);
+    free(configs);
+    w4a16_context_destroy(context);
+    return exit_code;
+}
+
+int command_configs(int argc, char **argv) {
+    const int64_t dimension_limit = (int64_t)1 << 24;
+    configs_arguments arguments = {.group_size = 128, .dtype = W4A16_FP16, .scale_dtype = W4A16_FP16};
+    int exit_code;
+    const option_spec options[] = {
+        {NULL, 'm', OPTION_INTEGER, "M", &arguments.m, "tokens", 1, dimension_limit, 0, 0},
+        {NULL, 'n', OPTION_INTEGER, "N", &arguments.n, "out features", 1, dimension_limit, 0, 0},
+        {NULL, 'k', OPTION_INTEGER, "K", &arguments.k, "in features", 1, dimension_limit, 0, 0},
+        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.group_size,
+         "a multiple of 32, or -1 for one group per row (default\n128)", 0, 0, 0, 0},
+        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.asymmetric, "with integer zero points (default: symmetric)",
+         0, 0, 0, 0},
+        OPTION_ENTRY_DTYPE(&arguments.dtype),
+        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.scale_dtype,
+         "dtype of the scales: fp16, bf16 or fp32 (default fp16)", 0, 0, scale_dtypes, 0},
+        OPTION_ENTRY_DEVICE(&arguments.device),
+        OPTION_ENTRY_INSTRUCTIONS(&arguments.instruction_set),
+        OPTION_ENTRY_JSON(&arguments.json),
+        {0},
+    };
+    if (!parse_options(&help, options, argc, argv, NULL, &exit_code)) return exit_code;
+    int given = (arguments.m > 0) + (arguments.n > 0) + (arguments.k > 0);
+    if (given != 0 && given != 3) return fail_usage("give all of -m M, -n N and -k K, or none of them");
+    return list_configs(&arguments);
+}
