@@ -28,7 +28,7 @@ def project_files(root):
     git = subprocess.run(["git", "-C", root, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True)
     if git.returncode == 0 and git.stdout:
         return sorted(root / line for line in set(git.stdout.splitlines()) if (root / line).is_file())
-    return sorted(path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] != "build")
+    return sorted(path for path in root.rglob("*") if path.is_file() and path.relative_to(root).parts[0] not in ("build", ".git"))
 
 
 def check_document(root, path, text):
