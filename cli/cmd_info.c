@@ -34,7 +34,12 @@ static json_t *device_json(const w4a16_device_info *device) {
 static void print_device(const w4a16_device_info *device) {
     printf("%-10s %s\n", device->id, device->name);
     printf("  %-8s %s\n", "arch", device->architecture);
-    printf("  %-8s %s%s%s\n", "usable", device->usable ? "yes" : "no", *device->reason ? ": " : "", device->reason);
+    /* The last line gives the reason of the one that auto picks. */
+    if (device->usable && device->automatic) {
+        printf("  %-8s yes\n", "usable");
+    } else {
+        printf("  %-8s %s: %s\n", "usable", device->usable ? "yes" : "no", device->reason);
+    }
 }
 
 int command_info(int argc, char **argv) {
@@ -70,7 +75,7 @@ int command_info(int argc, char **argv) {
         if (!gpus)
             printf("%-10s %s\n", "GPUs",
                    W4A16_CLI_GPU_KERNELS ? "none found" : "not looked for: this build holds no GPU kernels");
-        printf("\nauto picks %s (%s)\n", automatic.id, automatic.reason);
+        printf("\nauto picks %s: %s\n", automatic.id, automatic.reason);
         return 0;
     }
     json_put_text(root, "version", w4a16_version());

@@ -75,14 +75,18 @@ void table_print(const table *self, FILE *stream) {
         size_t width = width_of(self->cells[i]);
         if (width > widths[i % self->columns]) widths[i % self->columns] = width;
     }
-    for (size_t i = 0; i < self->count; i++) {
-        size_t column = i % self->columns;
-        bool last = column + 1 == self->columns;
-        int padding = (int)(widths[column] - width_of(self->cells[i]));
-        if (!self->left[column]) fprintf(stream, "%*s", padding, "");
-        fputs(self->cells[i], stream);
-        if (self->left[column] && !last) fprintf(stream, "%*s", padding, ""); /* no spaces at a line's end */
-        fputs(last ? "\n" : "  ", stream);
+    for (size_t row = 0; row < self->count; row += self->columns) {
+        char **cells = self->cells + row;
+        size_t used = self->columns; /* no spaces at a line's end */
+        while (used > 1 && !*cells[used - 1]) used--;
+        for (size_t column = 0; column < used; column++) {
+            int padding = (int)(widths[column] - width_of(cells[column]));
+            bool last = column + 1 == used;
+            if (!self->left[column]) fprintf(stream, "%*s", padding, "");
+            fputs(cells[column], stream);
+            if (self->left[column] && !last) fprintf(stream, "%*s", padding, "");
+            fputs(last ? "\n" : "  ", stream);
+        }
     }
     free(widths);
 }
