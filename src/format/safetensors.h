@@ -33,6 +33,9 @@ w4a16_dtype w4_safetensors_dtype(const char *text);
 /** Why a tensor cannot have this name (static text), or NULL if it can. */
 const char *w4_safetensors_name_problem(const char *name);
 
+/** A text of a file as it may go into an error text: `text`, or "(unprintable)" where it would break the line. */
+const char *w4_safe_text(const char *text);
+
 /** "[2, 3]" into `text`, for error texts; returns `text`. */
 const char *w4_shape_text(const w4a16_tensor *tensor, char *text, size_t size);
 

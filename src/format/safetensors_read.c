@@ -58,8 +58,7 @@ const char *w4_shape_text(const w4a16_tensor *tensor, char *text, size_t size) {
     return text;
 }
 
-/** A text of the header that may go into an error text: control characters would break the line. */
-static const char *safe_text(const char *text) {
+const char *w4_safe_text(const char *text) {
     return w4_safetensors_name_problem(text) ? "(unprintable)" : text;
 }
 
@@ -72,7 +71,7 @@ static w4a16_status read_dtype(const char *path, const char *name, const json_t 
         if (strcmp(other_dtypes[i], text) == 0)
             return w4_fail(W4A16_ERROR_UNSUPPORTED, "%s: tensor '%s': dtype %s is not supported", path, name, text);
     return w4_fail(W4A16_ERROR_FORMAT, "%s: tensor '%s': unknown dtype '%s'; F16, BF16, F32, I32 and so on are known",
-                   path, name, safe_text(text));
+                   path, name, w4_safe_text(text));
 }
 
 /** shape, and the bytes that shape and dtype ask for. */
@@ -180,7 +179,7 @@ static w4a16_status measure_texts(json_t *header, const char *path, uint64_t *by
         json_object_foreach(entry, key, value) {
             if (!json_is_string(value))
                 return w4_fail(W4A16_ERROR_FORMAT, "%s: __metadata__: the value of '%s' is no string", path,
-                               safe_text(key));
+                               w4_safe_text(key));
             *bytes += strlen(key) + 1 + json_string_length(value) + 1;
         }
     }
@@ -256,7 +255,7 @@ static w4a16_status parse(w4a16_tensor_file *file, const uint8_t *data, uint64_t
     json_t *header = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (!header)
         return w4_fail(W4A16_ERROR_FORMAT, "%s: bad JSON in the header, byte %d: %s", file->path, error.position,
-                       safe_text(error.text));
+                       w4_safe_text(error.text));
     w4a16_status status = read_header(file, header, data + 8 + length, size - 8 - length);
     json_decref(header);
     return status;
