@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The speed limits that results are compared with: reading memory, and multiply-adds on registers. */
+#include "backend/cpu/cpu.h"
+
+#include "core/memory.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { READ_BYTES = 256 << 20, SLICE_BYTES = 1 << 20, ROUNDS = 1 << 14 };
+
+static const double READ_SECONDS = 0.5, MULTIPLY_SECONDS = 0.3;
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* What a CPU without fast kernels runs: the same loops in plain C. */
+
+static int64_t read_plain(const uint8_t *data, size_t bytes) {
+    const uint64_t *words = (const uint64_t *)(const void *)data;
+    uint64_t sum[4] = {0};
+    for (size_t i = 0; i < bytes / 8; i += 4)
+        for (size_t j = 0; j < 4; j++) sum[j] ^= words[i + j];
+    return (int64_t)(sum[0] ^ sum[1] ^ sum[2] ^ sum[3]);
+}
+
+/** Multiply-adds in double, as in the reference. */
+static double multiply_add_plain(int64_t rounds, int32_t *sink) {
+    volatile double factor_source = 1.0;
+    double factor = factor_source, sums[16];
+    for (int i = 0; i < 16; i++) sums[i] = i;
+    for (int64_t round = 0; round < rounds; round++)
+        for (int i = 0; i < 16; i++) sums[i] += factor * sums[i];
+    for (int i = 0; i < 16; i++) *sink ^= sums[i] > 1;
+    return (double)rounds * 16 * 2;
+}
+
+typedef struct ceiling_job {
+    int64_t (*read)(const uint8_t *data, size_t bytes);
+    double (*multiply_add)(int64_t rounds, int32_t *sink);
+    const uint8_t *data;
+    double operations; /* of one task */
+    int64_t sink;
+} ceiling_job;
+
+static void read_task(void *user, int64_t task, int thread) {
+    ceiling_job *job = user;
+    int64_t sum = job->read(job->data + task * SLICE_BYTES, SLICE_BYTES);
+    (void)thread;
+    __atomic_fetch_xor(&job->sink, sum, __ATOMIC_RELAXED);
+}
+
+static void multiply_task(void *user, int64_t task, int thread) {
+    ceiling_job *job = user;
+    int32_t sink = (int32_t)task;
+    double operations = job->multiply_add(ROUNDS, &sink);
+    (void)thread;
+    __atomic_fetch_xor(&job->sink, sink, __ATOMIC_RELAXED);
+    __atomic_store(&job->operations, &operations, __ATOMIC_RELAXED); /* the same in every task */
+}
+
+/** The shortest time of as many calls as fit in `budget` seconds, at least three. */
+static double best_time(double budget, int threads, int64_t tasks, void (*body)(void *, int64_t, int), void *user) {
+    double begin = now(), best = 0;
+    for (int i = 0; i < 3 || now() - begin < budget; i++) {
+        double start = now();
+        w4_cpu_parallel(threads, tasks, body, user);
+        double taken = now() - start;
+        if (i == 0 || taken < best) best = taken;
+    }
+    return best;
+}
+
+w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings) {
+    const w4_cpu_kernels *kernels = w4_cpu_kernels_of(device->allowed);
+    ceiling_job job = {kernels ? kernels->read : read_plain, kernels ? kernels->multiply_add : multiply_add_plain, NULL,
+                       0, 0};
+    void *data;
+    W4_TRY(w4_allocate(READ_BYTES, "the memory that the read loop reads", &data));
+    job.data = data;
+    for (size_t i = 0; i < READ_BYTES; i += 4096) ((uint8_t *)data)[i] = 1; /* pages of its own, not the zero page */
+    ceilings->read_bytes_per_second =
+        READ_BYTES / best_time(READ_SECONDS, device->threads, READ_BYTES / SLICE_BYTES, read_task, &job);
+    free(data);
+
+    int64_t tasks = (int64_t)device->threads * 16;
+    double taken = best_time(MULTIPLY_SECONDS, device->threads, tasks, multiply_task, &job);
+    ceilings->flop_per_second = job.operations * (double)tasks / taken;
+    return W4A16_OK;
+}

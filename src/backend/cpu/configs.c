@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of configs, which of them a device may run, and the cost model that ranks them. */
+#include "backend/cpu/cpu.h"
+
+#include "core/memory.h"
+
+#include <stdio.h>
+
+const w4_cpu_config w4_cpu_configs[] = {
+#define W4_CPU_CONFIG(name, level, method, tile_m, tile_n, tile_k) {{#name, tile_m, tile_n, tile_k}, level, method},
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_CONFIG
+};
+
+const size_t w4_cpu_config_count = sizeof w4_cpu_configs / sizeof *w4_cpu_configs;
+
+w4a16_status w4_cpu_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
+                                 size_t reason_size) {
+    static const char *const needs[] = {"", "AVX2, FMA and F16C", "AVX-512 (F, BW, VL, VNNI)"};
+    w4_cpu_level level = w4_cpu_configs[index].level;
+    (void)problem; /* every config takes every shape */
+    if (level > device->available) {
+        snprintf(reason, reason_size, "needs %s, which this CPU lacks", needs[level]);
+        return W4A16_ERROR_UNSUPPORTED;
+    }
+    if (level > device->allowed) {
+        snprintf(reason, reason_size, "needs %s; the context's cpu_instruction_set is limited to %s", needs[level],
+                 w4_cpu_level_name(device->allowed));
+        return W4A16_ERROR_UNSUPPORTED;
+    }
+    if (reason_size) reason[0] = 0;
+    return W4A16_OK;
+}
+
+/* What a 64-byte line of a panel (16 rows of W, 8 columns) costs one thread, in nanoseconds, by instruction set.
+ * Only the ranking of configs on one device rests on these. */
+typedef struct line_cost {
+    double unpack, direct_row; /* direct: once for a tile of rows, and for each row */
+    double expand, panel_row;  /* panel: once for all rows, and for each row */
+} line_cost;
+
+static const line_cost COSTS[] = {
+    [W4_CPU_REFERENCE] = {0, 0, 500, 80},
+    [W4_CPU_AVX2] = {2.0, 2.2, 9.0, 1.9},
+    [W4_CPU_AVX512] = {1.0, 0.6, 4.0, 0.5},
+};
+
+static const double READ_NANOSECONDS = 3.6; /* of a line out of memory, one thread */
+
+double w4_cpu_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
+    const w4_cpu_config *config = &w4_cpu_configs[index];
+    const line_cost *cost = &COSTS[config->level];
+    int64_t tile_n = config->public.tile_n, lines_k = w4_ceil_divide(problem->k, W4_CPU_LINE_K);
+    int64_t tiles_n = w4_ceil_divide(problem->n, tile_n), tiles = w4_ceil_divide(problem->m, config->public.tile_m);
+    double lines = (double)(tiles_n * tile_n / W4_CPU_PANEL) * (double)lines_k;
+    double rows = (double)(tiles * w4_ceil_divide(problem->m, tiles)), nanoseconds;
+    if (config->method == W4_CPU_METHOD_DIRECT)
+        nanoseconds = (double)tiles * cost->unpack + rows * cost->direct_row;
+    else
+        nanoseconds = cost->expand + rows * cost->panel_row;
+    if (nanoseconds < READ_NANOSECONDS) nanoseconds = READ_NANOSECONDS;
+    double parts =
+        (double)w4_minimum(device->threads, config->method == W4_CPU_METHOD_DIRECT ? tiles_n : tiles_n * tiles);
+    return 1e-9 * lines * nanoseconds / parts;
+}
