@@ -53,7 +53,7 @@ install_packages() {
         as_root="sudo -n"
     else
         echo "Some packages are missing. Please type this, then try again:" >&2
-        echo "    sudo apt-get install -y $*" >&2
+        echo "    sudo apt-get update && sudo apt-get install -y $*" >&2
         return 1
     fi
     echo "installing Debian packages: $*"
