@@ -196,7 +196,8 @@ __attribute__((target("f16c"))) static float hardware_to_float(uint16_t bits) {
 static void the_processor_agrees(void **state) {
     (void)state;
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("f16c")) {
+    /* Every processor with AVX2 has F16C, whose own name clang 14 does not take here. */
+    if (__builtin_cpu_supports("avx2")) {
         for (uint32_t bits = 0; bits <= 0xffff; bits++) {
             float library = w4_fp16_to_float((uint16_t)bits), hardware = hardware_to_float((uint16_t)bits);
             assert_true(isnan(hardware) ? isnan(library) : library == hardware);
@@ -211,7 +212,7 @@ static void the_processor_agrees(void **state) {
         return;
     }
 #endif
-    print_message("skipped: this processor has no F16C\n");
+    print_message("skipped: this processor has no AVX2\n");
     skip();
 }
 
