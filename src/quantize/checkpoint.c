@@ -80,10 +80,6 @@ static w4a16_status select_module(void *user, const char *module, const w4a16_te
     state->candidates++;
     if (!is_wanted(state, module)) return W4A16_OK;
     int64_t n = tensor->shape[0], k = tensor->shape[1];
-    if (n < 1 || k < 1) {
-        w4_log(W4A16_LOG_WARNING, "module '%s' stays unquantised: it has no elements", module);
-        return W4A16_OK;
-    }
     int64_t group_size = options->group_size == -1 || options->group_size > k ? k : options->group_size;
     *shape = (w4_matrix){.n = n,
                          .k = k,
@@ -177,8 +173,8 @@ w4a16_status w4a16_checkpoint_quantize(const char *input, const char *output, co
                           .make = make_module,
                           .state = &state};
     w4a16_status status = w4_checkpoint_rewrite(&rewrite);
-    if (status == W4A16_ERROR_CANCELLED) {
-        w4a16_status selected = check_selection(&state); /* says better why */
+    if (state.candidates && (status == W4A16_ERROR_CANCELLED || status == W4A16_ERROR_NOT_FOUND)) {
+        w4a16_status selected = check_selection(&state); /* where that is why, it says it better */
         if (selected) status = selected;
     }
     free(state.uses);
