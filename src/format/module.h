@@ -44,6 +44,7 @@ typedef struct w4_module {
 struct w4a16_checkpoint {
     char *path;
     bool is_folder;
+    bool has_index;            /* the files were named by model.safetensors.index.json */
     w4a16_tensor_file **files; /* as the index names them first, or the one file */
     char **file_names;         /* plain names within the folder */
     size_t file_count;

@@ -56,6 +56,7 @@ static w4a16_status find_shard(w4a16_checkpoint *checkpoint, const char *name, c
 static w4a16_status open_shards(w4a16_checkpoint *checkpoint, const char *index_path) {
     json_t *index, *weight_map, *value;
     const char *tensor;
+    checkpoint->has_index = true;
     W4_TRY(w4_json_read(index_path, &index));
     w4a16_status status = w4_index_check(index, index_path, &weight_map);
     if (!status) {
