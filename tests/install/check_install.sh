@@ -28,26 +28,26 @@ files) # TREE
     ! grep -rlI "$tree.first" "$tree" || fail "these installed files name the prefix they were installed under"
     ;;
 exports) # TREE: the shared library exports exactly the functions that the header declares
-    sed 's|//.*||' "$1/include/w4a16.h" | tr '\n' ' ' | sed 's|/\*[^*]*\*\+\([^/*][^*]*\*\+\)*/||g' |
-        grep -oE 'W4A16_API [^;(]*\(' | grep -oE '[a-z0-9_]+\($' | tr -d '(' | sort >"$1/declared"
-    nm -D --defined-only "$1/$LIBDIR/libw4a16.so" | awk '$2 != "A" { print $3 }' | sed 's/@.*//' | sort >"$1/exported"
-    [ "$(wc -l <"$1/declared")" -gt 40 ] || fail "found only $(wc -l <"$1/declared") declarations in w4a16.h"
-    diff -u "$1/declared" "$1/exported" || fail "- declared in w4a16.h only, + exported by libw4a16.so only"
-    echo "$(wc -l <"$1/exported") functions declared and exported"
+    sed '/^#/d; s|//.*||' "$1/include/w4a16.h" | tr '\n' ' ' | sed 's|/\*[^*]*\*\+\([^/*][^*]*\*\+\)*/||g' |
+        grep -oE 'W4A16_API [^;(]*\(' | grep -oE '[a-z0-9_]+\($' | tr -d '(' | sort >"$1.declared"
+    nm -D --defined-only "$1/$LIBDIR/libw4a16.so" | awk '$2 != "A" { print $3 }' | sed 's/@.*//' | sort >"$1.exported"
+    [ "$(wc -l <"$1.declared")" -gt 40 ] || fail "found only $(wc -l <"$1.declared") declarations in w4a16.h"
+    diff -u "$1.declared" "$1.exported" || fail "- declared in w4a16.h only, + exported by libw4a16.so only"
+    echo "$(wc -l <"$1.exported") functions declared and exported"
     ;;
 soname) # TREE MAJOR: the soname, and no library that a user would not expect
-    readelf -d "$1/$LIBDIR/libw4a16.so" >"$1/dynamic"
-    grep -q "SONAME.*\[libw4a16\.so\.$2\]" "$1/dynamic" || fail "the soname is not libw4a16.so.$2"
-    ! grep NEEDED "$1/dynamic" | grep -vE '\[(libjansson|libgomp|libomp|libm|libc|libdl|libpthread|ld-linux[a-z0-9-]*)\.so' ||
+    readelf -d "$1/$LIBDIR/libw4a16.so" >"$1.dynamic"
+    grep -q "SONAME.*\[libw4a16\.so\.$2\]" "$1.dynamic" || fail "the soname is not libw4a16.so.$2"
+    ! grep NEEDED "$1.dynamic" | grep -vE '\[(libjansson|libgomp|libomp|libm|libc|libdl|libpthread|ld-linux[a-z0-9-]*)\.so' ||
         fail "unexpected dependencies"
-    ! grep -E 'RPATH|RUNPATH' "$1/dynamic" || fail "the library has a search path"
+    ! grep -E 'RPATH|RUNPATH' "$1.dynamic" || fail "the library has a search path"
     ;;
 pkg_config_shared) # TREE SOURCE
     PKG_CONFIG_PATH=$1/$LIBDIR/pkgconfig
     export PKG_CONFIG_PATH
     # shellcheck disable=SC2046 # the words are wanted
-    $CC -std=c11 -Wall -Wextra -Werror "$2" $(pkg-config --cflags --libs w4a16) -o "$1/pkg_config_shared"
-    LD_LIBRARY_PATH=$1/$LIBDIR "$1/pkg_config_shared"
+    $CC -std=c11 -Wall -Wextra -Werror "$2" $(pkg-config --cflags --libs w4a16) -o "$1.pkg_config_shared"
+    LD_LIBRARY_PATH=$1/$LIBDIR "$1.pkg_config_shared"
     ;;
 pkg_config_static) # TREE SOURCE: with no shared library to fall back on
     rm -rf "$1.static"
