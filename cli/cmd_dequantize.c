@@ -24,6 +24,18 @@ static void free_tensors(w4a16_tensor *tensors, size_t count) {
     free(tensors);
 }
 
+/* The index of the first element that is Inf or NaN in any of the three dtypes; `count` where there is none. */
+static int64_t find_infinite(const void *data, w4a16_dtype dtype, int64_t count) {
+    const uint32_t *words = data;
+    const uint16_t *halves = data;
+    uint32_t exponent = dtype == W4A16_FP32 ? 0x7f800000u : dtype == W4A16_BF16 ? 0x7f80u : 0x7c00u;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = dtype == W4A16_FP32 ? words[i] : halves[i];
+        if ((bits & exponent) == exponent) return i;
+    }
+    return count;
+}
+
 static bool decode(const w4a16_checkpoint *checkpoint, size_t index, w4a16_dtype dtype, w4a16_tensor *tensor) {
     w4a16_module_info module = {.struct_size = sizeof module};
     if (w4a16_checkpoint_module(checkpoint, index, &module)) {
@@ -38,6 +50,14 @@ static bool decode(const w4a16_checkpoint *checkpoint, size_t index, w4a16_dtype
     if (!data) return false;
     if (w4a16_checkpoint_dequantize(checkpoint, module.name, dtype, data, module.k)) {
         fail_library();
+        free(data);
+        return false;
+    }
+    int64_t infinite = find_infinite(data, dtype, module.n * module.k);
+    if (infinite < module.n * module.k) {
+        fail("%s: weight [%lld, %lld] is Inf or NaN as %s; the scales are damaged, or %s is too narrow for them",
+             module.name, (long long)(infinite / module.k), (long long)(infinite % module.k), w4a16_dtype_name(dtype),
+             w4a16_dtype_name(dtype));
         free(data);
         return false;
     }

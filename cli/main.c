@@ -130,5 +130,6 @@ int main(int argc, char **argv) {
     hold_standard_descriptors();
     /* A reader that left must not kill the program between writing a file aside and renaming it. */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file-size limit is an error that a write returns, as a full disk is */
     return finish_output(run(argc, argv));
 }

@@ -39,6 +39,7 @@ void print_bench_table(const bench_output *output) {
            output->ceilings->flop_per_second * 1e-9);
     table *rows = table_create("M|<CONFIG|TIME µs|GFLOP/s|GB/s|OF LIMIT|<LIMIT|REL. ERROR|RUNS");
     size_t place = 0, hidden = 0;
+    bool beyond = false; /* faster than a limit: then the limit was measured too low */
     for (size_t i = 0; i < output->count; i++) {
         const measurement *row = &output->rows[i];
         place = i && row->problem.m == output->rows[i - 1].problem.m ? place + 1 : 0;
@@ -58,6 +59,7 @@ void print_bench_table(const bench_output *output) {
         table_add(rows, "%.1f", row->flop_per_second * 1e-9);
         table_add(rows, "%.2f", row->bytes_per_second * 1e-9);
         table_add(rows, "%.1f %%", row->share * 100);
+        beyond = beyond || row->share > 1.1;
         table_add(rows, "%s", limit_text(row));
         table_add(rows, "%.2e", row->result.relative_error);
         table_add(rows, "%d", row->result.runs);
@@ -65,6 +67,10 @@ void print_bench_table(const bench_output *output) {
     table_print(rows, stdout);
     table_destroy(rows);
     if (hidden) printf("%zu slower configs are not shown; --json and --csv have them\n", hidden);
+    if (beyond)
+        puts("A result beyond the limits: other work slowed their measurement, or the data fits in a cache. Run it "
+             "again "
+             "on an idle machine, or with a larger matrix.");
     if (output->profile) puts("* the config that the library chooses");
 }
 

@@ -180,7 +180,8 @@ static void print_help(const command_help *help, const option_spec *options) {
         print_option(left, option->help);
     }
     print_option("-h, --help", "print this text");
-    printf("\nExamples:\n%s\n\nExit codes: 0 success; 1 %s; 2 wrong usage.\n", help->examples, help->exit_note);
+    printf("\nExamples:\n%s\n\nExit codes:\n  0  success\n  1  %s\n  2  wrong usage\n", help->examples,
+           help->exit_note);
 }
 
 /* ---- Parsing ---- */
