@@ -5,6 +5,9 @@
 
 #include "backend/backend.h"
 
+/** The largest M (and N, and K) of a problem. */
+#define W4_PLAN_LARGEST_M (INT64_C(1) << 30)
+
 /** One config serves all M up to m_last (and above the segment before). */
 typedef struct w4_plan_segment {
     int64_t m_last;

@@ -21,6 +21,9 @@ enum {
 static const double COLD_BYTES = 400e6;   /* more than any cache we know of holds */
 static const double CHECK_PRODUCTS = 3e8; /* fp64 multiply-adds that a check may take */
 static const double ERROR_LIMIT = 2e-3;   /* relative Frobenius; docs and tests hold every kernel to it */
+/* A few bf16 outputs can miss that limit by their own rounding. No kernel is to blame for what the rounding of the fp64
+ * result costs, and for one neighbouring value here and there. */
+static const double INHERENT_SHARE = 1.1;
 
 struct w4_profile_pool {
     const w4_backend *backend;
@@ -157,10 +160,12 @@ static w4a16_status make_buffers(const w4_problem *problem, size_t workspace_byt
     return W4A16_OK;
 }
 
-/** Relative Frobenius error of a sample of the outputs: up to SAMPLED_ROWS rows of A, and as many random columns of C
+/** Relative Frobenius error of a sample of the outputs, and the one that the fp64 result has after rounding to C's
+ * dtype
+ * (`inherent`): up to SAMPLED_ROWS rows of A, and as many random columns of C
  * as CHECK_PRODUCTS allows (at least 16). */
-static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *problem, const buffers *all,
-                                  double *error) {
+static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *problem, const buffers *all, double *error,
+                                  double *inherent) {
     int64_t k = problem->k, rows = w4_minimum(problem->m, SAMPLED_ROWS);
     int64_t columns = (int64_t)(CHECK_PRODUCTS / (double)(rows * k));
     columns = w4_minimum(w4_maximum(columns, 16), problem->n);
@@ -185,8 +190,8 @@ static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *pro
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < k; j++)
             a[i * k + j] = w4_load_float(all->a, problem->a_dtype, (size_t)(row_of[i] * k + j));
-    double difference = 0, total = 0;
-#pragma omp parallel for schedule(static) reduction(+ : difference, total)
+    double difference = 0, rounding = 0, total = 0;
+#pragma omp parallel for schedule(static) reduction(+ : difference, rounding, total)
     for (int64_t i = 0; i < columns; i++) {
         double *w = malloc((size_t)k * sizeof *w);
         if (!w) {
@@ -204,7 +209,11 @@ static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *pro
             double sum = 0;
             for (int64_t j = 0; j < k; j++) sum += w[j] * (double)a[row * k + j];
             double got = w4_load_float(all->c, problem->c_dtype, (size_t)(row_of[row] * problem->n + column));
+            float stored;
+            w4_store_double(&stored, problem->c_dtype, 0, sum);
+            double rounded = w4_load_float(&stored, problem->c_dtype, 0);
             difference += (got - sum) * (got - sum);
+            rounding += (rounded - sum) * (rounded - sum);
             total += sum * sum;
         }
         free(w);
@@ -212,7 +221,9 @@ static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *pro
     free(a);
     free(row_of);
     free(column_of);
-    *error = sqrt(difference / total);
+    /* All sums may be 0: then any difference at all is wrong. */
+    *error = total > 0 ? sqrt(difference / total) : difference == 0 ? 0 : HUGE_VAL;
+    *inherent = total > 0 ? sqrt(rounding / total) : 0;
     return W4A16_OK;
 }
 
@@ -243,9 +254,9 @@ static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *prob
                   .workspace = all->workspace};
     memset(all->c, 0xff, (size_t)problem->m * (size_t)problem->n * 2); /* NaN: an element left out will show */
     W4_TRY(pool->backend->run(pool->device, &run));
-    double error = HUGE_VAL;
-    W4_TRY(sampled_error(&pool->matrix, problem, all, &error));
-    if (!(error < ERROR_LIMIT))
+    double error = HUGE_VAL, inherent = 0;
+    W4_TRY(sampled_error(&pool->matrix, problem, all, &error, &inherent));
+    if (!(error < ERROR_LIMIT || error <= INHERENT_SHARE * inherent))
         return w4_fail(W4A16_ERROR_INTERNAL,
                        "config '%s' is wrong: relative error %g against fp64, the limit is %g; it was not timed",
                        information.name, error, ERROR_LIMIT);
