@@ -13,6 +13,12 @@
 
 #include <cmocka.h>
 
+/* Under AddressSanitizer, too, an allocation that cannot be had is NULL, as malloc promises. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) {
+    return "allocator_may_return_null=1";
+}
+
 static void every_status_has_its_own_text(void **state) {
     (void)state;
     for (int a = 0; a <= W4A16_ERROR_INTERNAL; a++) {
