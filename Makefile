@@ -6,7 +6,8 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 60
 
 python = build/venv/bin/python
-generator = $(if $(wildcard build/$(1)/CMakeCache.txt),,$(if $(shell command -v ninja),-G Ninja))
+# Asked by the shell, after the set-up: make itself expands a whole recipe before it runs the first line.
+generator = $$(test -f build/$(1)/CMakeCache.txt || { command -v ninja >/dev/null && echo -G Ninja; })
 configure = cmake --preset $(1) $(call generator,$(1)) $(2) --log-level=NOTICE
 compile = cmake --build build/$(1) -j $(JOBS)
 check = ctest --preset $(1) -j $(JOBS) --output-junit $(CURDIR)/build/$(1)/junit.xml
