@@ -75,6 +75,9 @@ w4a16_status w4_describe_compressed_tensors(const w4_quantization *quantization,
     W4_TRY(w4_expect_dimensions(scales, 2));
     int64_t groups = scales->tensor->shape[1];
     W4_TRY(w4_expect_shape(scales, 2, module->n, groups));
+    module->scale_dtype = scales->tensor->dtype;
+    module->layout = &w4_compressed_tensors_layout;
+    W4_TRY(w4_resolve_groups(quantization, module, groups));
     if (zeros->tensor) {
         W4_TRY(w4_expect_dtype(zeros, W4A16_INT32));
         W4_TRY(w4_expect_shape(zeros, 2, w4_ceil_divide(module->n, 8), groups));
@@ -85,9 +88,7 @@ w4a16_status w4_describe_compressed_tensors(const w4_quantization *quantization,
         W4_TRY(w4_expect_dtype(g_idx, W4A16_INT32));
         W4_TRY(w4_expect_shape(g_idx, 1, module->k, 0));
     }
-    module->scale_dtype = scales->tensor->dtype;
-    module->layout = &w4_compressed_tensors_layout;
-    return w4_resolve_groups(quantization, module, groups);
+    return W4A16_OK;
 }
 
 static uint8_t zero_at(const void *data, int64_t groups, int64_t row, int64_t group) {

@@ -189,6 +189,7 @@ static w4a16_status create(const char *path, w4a16_checkpoint **checkpoint) {
     void *memory;
     W4_TRY(w4_allocate(sizeof **checkpoint, "a checkpoint", &memory));
     w4a16_checkpoint *result = memory;
+    result->quantization.symmetric = -1;
     w4a16_status status = w4_copy_text(path, &result->path);
     if (status)
         free(result);
