@@ -32,20 +32,21 @@ w4a16_status w4_cpu_config_check(const w4_device *device, size_t index, const w4
     return W4A16_OK;
 }
 
-/* What a 64-byte line of a panel (16 rows of W, 8 columns) costs one thread, in nanoseconds, by instruction set.
- * Only the ranking of configs on one device rests on these. */
+/* What a 64-byte line of a panel (16 rows of W, 8 columns) costs one thread, in nanoseconds, by instruction set: fits
+ * to one-thread runs on cold weights, M = 1 to 512, on a Zen 3 server core at 3.05 GHz (docs/cpu-kernels.md). Only the
+ * ranking of a device's configs rests on them, and that on their ratios. */
 typedef struct line_cost {
     double unpack, direct_row; /* direct: once for a tile of rows, and for each row */
     double expand, panel_row;  /* panel: once for all rows, and for each row */
 } line_cost;
 
 static const line_cost COSTS[] = {
-    [W4_CPU_REFERENCE] = {0, 0, 500, 80},
-    [W4_CPU_AVX2] = {2.0, 2.2, 9.0, 1.9},
-    [W4_CPU_AVX512] = {1.0, 0.6, 4.0, 0.5},
+    [W4_CPU_REFERENCE] = {.expand = 500, .panel_row = 80},
+    [W4_CPU_AVX2] = {.unpack = 1.9, .direct_row = 2.0, .expand = 6.6, .panel_row = 1.9},
+    [W4_CPU_AVX512] = {.unpack = 0.9, .direct_row = 0.6, .expand = 3.3, .panel_row = 0.5},
 };
 
-static const double READ_NANOSECONDS = 3.6; /* of a line out of memory, one thread */
+static const double READ_NANOSECONDS = 3.6; /* of a line out of memory, for one of two threads that both read */
 
 double w4_cpu_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_cpu_config *config = &w4_cpu_configs[index];

@@ -10,7 +10,7 @@
 
 #include <immintrin.h>
 
-enum { PREFETCH = 1536 /* as in gemm_avx2.c */ };
+enum { PREFETCH = 6144 /* as in gemm_avx2.c */ };
 
 /* ---- Activations, results: as with AVX2 ---------------------------------------------------------------------- */
 
@@ -105,7 +105,11 @@ static void expand(const w4_cpu_expand *job) {
     const __m512i low = _mm512_set1_epi32(0x000f000f);
     const uint8_t *codes = job->codes;
     int32_t *w = job->w;
-    for (int64_t line = 0; line < job->blocks * job->block / W4_CPU_LINE_K; line++) {
+    /* Where a later call reads on in this panel: other panels come between, so that the hardware does not foresee it.
+     */
+    int64_t lines = job->blocks * job->block / W4_CPU_LINE_K;
+    for (int64_t line = 0; line < lines; line++) {
+        _mm_prefetch((const char *)codes + lines * W4_CPU_LINE, _MM_HINT_T1);
         __m512i word = _mm512_load_si512(codes);
         for (int j = 0; j < 4; j++) {
             _mm512_storeu_si512(w, _mm512_and_si512(word, low));

@@ -9,8 +9,8 @@
 #include <string.h>
 
 enum {
-    CHUNK_ROWS = 516,   /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
-    GROUP_TILES = 4,    /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
+    CHUNK_ROWS = 264,   /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
+    GROUP_TILES = 8,    /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
                            chunk is read from the L2 cache and not from further away */
     CONVERT_BLOCKS = 16 /* blocks of A that one conversion task takes */
 };
