@@ -50,7 +50,7 @@ class Job:
         info = self.json("info")
         device = next(entry for entry in info["devices"] if entry["id"] == info["automatic"])
         self.show("device", f"{device['id']}: {device['name']}, {device['architecture']}")
-        self.show("", f"{info['threads']} CPU threads; chosen because {device['reason']}")
+        self.show("", f"{info['threads']} CPU threads; {device['reason']}")
 
     def quantize(self):
         """rtn and mse, to compare; mse stays for the steps that follow."""
