@@ -98,9 +98,13 @@ void test_output_free(test_output *c);
 void test_multiply(const test_activations *a, const test_weight *weight, double alpha, const double *bias,
                    double *product);
 
-/** Each element of C within half a unit of its format plus 2^-14 of the norms' product (plus the bias's share), and
- * where there are at least 64 elements a relative Frobenius error below 2e-3 (or what the rounding of the fp64 result
- * costs and a tenth more, if that is larger). `what` names the case in messages. */
+/** Each element of C is within half a unit of its format, plus 2^-14 of the norms' product. `what` names the case in
+ * messages. */
+void test_check_elements(const test_output *c, const test_activations *a, const test_weight *weight, double alpha,
+                         const double *product, const char *what);
+
+/** And where there are at least 64 elements, the relative Frobenius error is below 2e-3, or below what the rounding of
+ * the fp64 result costs and a tenth more, if that is larger. */
 void test_check_product(const test_output *c, const test_activations *a, const test_weight *weight, double alpha,
                         const double *product, const char *what);
 
