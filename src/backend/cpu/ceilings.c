@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { READ_BYTES = 256 << 20, SLICE_BYTES = 1 << 20, ROUNDS = 1 << 14 };
+enum { READ_BYTES = 512 << 20, SLICE_BYTES = 1 << 20, ROUNDS = 1 << 14 };
 
 static const double READ_SECONDS = 0.5, MULTIPLY_SECONDS = 0.3;
 

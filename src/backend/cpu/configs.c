@@ -33,8 +33,8 @@ w4a16_status w4_cpu_config_check(const w4_device *device, size_t index, const w4
 }
 
 /* What a 64-byte line of a panel (16 rows of W, 8 columns) costs one thread, in nanoseconds, by instruction set: fits
- * to one-thread runs on cold weights, M = 1 to 512, on a Zen 3 server core at 3.05 GHz (docs/cpu-kernels.md). Only the
- * ranking of a device's configs rests on them, and that on their ratios. */
+ * to one-thread runs on cold weights, M = 1 to 512 (docs/cpu-kernels.md); AVX2 on a Zen 3 server core, AVX-512 on an
+ * Intel Xeon with AMX (Sapphire Rapids class). Only the ranking of a device's configs rests on them. */
 typedef struct line_cost {
     double unpack, direct_row; /* direct: once for a tile of rows, and for each row */
     double expand, panel_row;  /* panel: once for all rows, and for each row */
@@ -43,7 +43,7 @@ typedef struct line_cost {
 static const line_cost COSTS[] = {
     [W4_CPU_REFERENCE] = {.expand = 500, .panel_row = 80},
     [W4_CPU_AVX2] = {.unpack = 1.9, .direct_row = 2.0, .expand = 6.6, .panel_row = 1.9},
-    [W4_CPU_AVX512] = {.unpack = 0.9, .direct_row = 0.6, .expand = 3.3, .panel_row = 0.5},
+    [W4_CPU_AVX512] = {.unpack = 2.0, .direct_row = 0.83, .expand = 6.5, .panel_row = 0.93},
 };
 
 static const double READ_NANOSECONDS = 3.6; /* of a line out of memory, for one of two threads that both read */
