@@ -100,9 +100,10 @@ static bool measure_all(bench *self) {
             fail_library();
             return false;
         }
+        const char *config = row->result.config; /* the row moves when the next is added */
         row->chosen = !arguments->config;
         if (arguments->profile && !measure_others(self, &problem, (double)i, total)) return false;
-        progress_show((double)(i + 1), total, row->result.config);
+        progress_show((double)(i + 1), total, config);
     }
     return true;
 }

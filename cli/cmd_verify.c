@@ -16,7 +16,9 @@ static const command_help help = {
     "Check a quantised checkpoint. Each layer is packed for the device and multiplied by random\n"
     "activations (the same in every run); the result is compared with a double-precision product of\n"
     "weights decoded straight from the words on disk. All outputs are compared. A layer passes where\n"
-    "the relative error (Frobenius norm) is under 2e-3 and nothing was written outside the output.\n\n"
+    "the relative error (Frobenius norm) is under 2e-3 and nothing was written outside the output. (A\n"
+    "few bf16 outputs can exceed that by rounding alone; then 1.1 times what rounding the exact result\n"
+    "costs is allowed.)\n\n"
     "The table has one line per layer, with its worst run; --json has every run. Outputs too large\n"
     "or too small for 16 bits are brought into range by a power of two, through the kernels' alpha.\n"
     "Memory: 8 bytes per weight of the largest layer.",
@@ -27,6 +29,9 @@ static const command_help help = {
 };
 
 static const double LIMIT = 2e-3;
+/* Few bf16 outputs can miss that limit by their own rounding: what rounding the exact result costs, and a little more
+ * for a neighbouring value here and there, is no kernel's fault. */
+static const double ROUNDING_SHARE = 1.1;
 enum { GUARD = 8 }; /* elements after each row of C that must stay as they were */
 
 typedef struct verify_arguments {
@@ -82,6 +87,7 @@ static void note_run(verification *self, const w4a16_module_info *module, int64_
     json_put_text(object, "config", config ? config : "");
     json_put(object, "relative_error", json_number(errors.relative));
     json_put(object, "max_abs_error", json_number(errors.largest));
+    json_put(object, "rounding_error", json_number(errors.rounding));
     json_put(object, "pass", json_boolean(!failure));
     json_put_text(object, "failure", failure ? failure : "");
     json_array_append_new(self->runs, object);
@@ -114,7 +120,7 @@ static void run_config(verification *self, const w4a16_module_info *module, cons
         frexp(peak, &exponent);
         options.alpha = (float)ldexp(1, -exponent);
     }
-    comparison errors = {NAN, NAN};
+    comparison errors = {NAN, NAN, NAN};
     const char *failure = NULL;
     char *text = NULL;
     memset(c, 0xff, (size_t)m * (size_t)ldc * sizeof *c); /* NaN: an element that nobody writes shows */
@@ -127,7 +133,7 @@ static void run_config(verification *self, const w4a16_module_info *module, cons
         errors = compare(c, ldc, options.a_dtype, reference, options.alpha, m, n);
         if (!guards_intact(c, m, n)) {
             failure = "wrote outside the output";
-        } else if (!(errors.relative < LIMIT)) {
+        } else if (!(errors.relative < LIMIT || errors.relative <= ROUNDING_SHARE * errors.rounding)) {
             failure = text = format_text("relative error %.3g, limit %.0e", errors.relative, LIMIT);
         }
     }
@@ -158,7 +164,7 @@ static void run_all_configs(verification *self, const w4a16_module_info *module,
         run_config(self, module, weight, m, a, reference, c, configs[i].name, layer);
     }
     if (status || !feasible) {
-        comparison none = {NAN, NAN};
+        comparison none = {NAN, NAN, NAN};
         note_run(self, module, m, NULL, none, status ? w4a16_last_error() : "no config is feasible", layer);
     }
     free(configs);

@@ -122,7 +122,7 @@ void write_bench_csv(const bench_output *output, FILE *stream) {
                 (long long)problem->n, (long long)problem->k, (long long)problem->group_size,
                 zero_kind_text(problem->zero_kind), w4a16_dtype_name(problem->a_dtype),
                 w4a16_dtype_name(problem->scale_dtype), row->result.config, row->chosen);
-        fprintf(stream, "%.3f,%.3f,%.4f,%.4f,%s,%.3e,%d,%.3f,%.3f\n", row->result.seconds * 1e6,
+        fprintf(stream, "%.6g,%.6g,%.6g,%.6g,%s,%.6g,%d,%.6g,%.6g\n", row->result.seconds * 1e6,
                 row->flop_per_second * 1e-9, row->bytes_per_second * 1e-9, row->share, limit_text(row),
                 row->result.relative_error, row->result.runs, output->ceilings->read_bytes_per_second * 1e-9,
                 output->ceilings->flop_per_second * 1e-9);

@@ -73,22 +73,32 @@ double largest_magnitude(const double *values, int64_t count) {
 comparison compare(const uint16_t *c, int64_t ldc, w4a16_dtype dtype, const double *reference, double scale, int64_t m,
                    int64_t n) {
     comparison result = {0};
-    double difference = 0, norm = 0;
-    double *row = allocate((size_t)n, sizeof *row);
+    double difference = 0, rounding = 0, norm = 0;
+    double *row = allocate((size_t)n, sizeof *row), *expected = allocate((size_t)n, sizeof *expected),
+           *rounded = allocate((size_t)n, sizeof *rounded);
+    uint16_t *halves = allocate((size_t)n, sizeof *halves);
     for (int64_t i = 0; i < m; i++) {
-        if (w4a16_convert_elements(c + i * ldc, dtype, row, W4A16_FP64, (size_t)n)) {
+        for (int64_t j = 0; j < n; j++) expected[j] = scale * reference[i * n + j];
+        if (w4a16_convert_elements(c + i * ldc, dtype, row, W4A16_FP64, (size_t)n) ||
+            w4a16_convert_elements(expected, W4A16_FP64, halves, dtype, (size_t)n) ||
+            w4a16_convert_elements(halves, dtype, rounded, W4A16_FP64, (size_t)n)) {
             difference = NAN;
             break;
         }
         for (int64_t j = 0; j < n; j++) {
-            double expected = scale * reference[i * n + j], error = row[j] - expected;
+            double error = row[j] - expected[j], inherent = rounded[j] - expected[j];
             difference += error * error;
-            norm += expected * expected;
+            rounding += inherent * inherent;
+            norm += expected[j] * expected[j];
             /* fmax() would pass over a NaN. */
             if (!(fabs(error) <= result.largest)) result.largest = fabs(error);
         }
     }
     free(row);
+    free(expected);
+    free(rounded);
+    free(halves);
     result.relative = difference == 0 ? 0 : sqrt(difference / norm);
+    result.rounding = rounding == 0 ? 0 : sqrt(rounding / norm);
     return result;
 }

@@ -19,6 +19,7 @@ double largest_magnitude(const double *values, int64_t count);
 typedef struct comparison {
     double relative; /* Frobenius norm of the difference over that of the reference; NaN where the result has NaN */
     double largest;  /* largest absolute difference */
+    double rounding; /* the relative error that the reference itself has once it is rounded to the dtype */
 } comparison;
 
 /** Compare c[m,n] (row stride ldc) of `dtype` with scale * reference[m,n]. */

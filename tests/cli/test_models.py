@@ -332,7 +332,19 @@ class Verify(CommandTest):
 
     def test_bf16(self):
         report = self.succeed_json("verify", self.path, "--dtype", "bf16", "--config", "all", "-m", "1,33")
-        self.assertTrue(all(0 < entry["relative_error"] < 2e-3 for entry in report["runs"]))
+        for entry in report["runs"]:
+            self.assertTrue(0 < entry["relative_error"] < max(2e-3, 1.1 * entry["rounding_error"]), entry)
+            self.assertTrue(0 < entry["rounding_error"] < 2.0**-8, entry)
+
+    def test_few_bf16_outputs(self):
+        """Where rounding the exact result alone costs more than 2e-3, that is not held against the kernels."""
+        w = numpy.random.default_rng(8).standard_normal((400, 64)).astype(numpy.float32)
+        save_file({f"l{i:03}.weight": w[i:i + 1] for i in range(400)}, self.folder / "rows.safetensors")
+        path = self.folder / "rows-q.safetensors"
+        self.succeed("quantize", self.folder / "rows.safetensors", "-o", path, "--group-size", "32")
+        report = self.succeed_json("verify", path, "--dtype", "bf16", "-m", "1")
+        self.assertTrue(report["pass"])
+        self.assertGreater(report["worst_relative_error"], 2e-3)
 
     def test_same_numbers_twice(self):
         self.assertEqual(self.succeed("verify", self.path), self.succeed("verify", self.path))
