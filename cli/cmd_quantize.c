@@ -41,11 +41,12 @@ int command_quantize(int argc, char **argv) {
         {"scale-dtype", 0, OPTION_CHOICE, "T", &scale_dtype, "dtype of the scales: fp16, bf16 or fp32 (default fp16)",
          0, 0, scale_dtypes, 0},
         {"include", 0, OPTION_TEXTS, "GLOB", &include,
-         "quantise only layers whose name matches; may be\nrepeated (default: every linear layer)", 0, 0, 0, 0},
-        {"exclude", 0, OPTION_TEXTS, "GLOB", &exclude,
-         "leave matching layers as they are; may be repeated\n(default: embeddings and output heads, '*embed*' and\n"
-         "'*lm_head*')",
+         "quantise exactly the layers whose name matches; may be\nrepeated (default: every linear layer, but no "
+         "embedding\n"
+         "and no output head)",
          0, 0, 0, 0},
+        {"exclude", 0, OPTION_TEXTS, "GLOB", &exclude, "leave matching layers as they are; may be repeated", 0, 0, 0,
+         0},
         OPTION_ENTRY_THREADS(&threads),
         OPTION_ENTRY_FORCE(&force),
         OPTION_ENTRY_JSON(&json),

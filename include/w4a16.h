@@ -364,10 +364,13 @@ typedef struct w4a16_quantize_options {
     w4a16_dtype scale_dtype; /**< W4A16_FP16 (after init), W4A16_BF16 or W4A16_FP32 */
     int threads;             /**< as in w4a16_context_options */
     /* The rest is for w4a16_checkpoint_quantize only. */
-    w4a16_format format;        /**< W4A16_FORMAT_COMPRESSED_TENSORS after init */
-    const char *const *include; /**< glob patterns on module names ("*.q_proj"); none: every linear layer found */
+    w4a16_format format; /**< W4A16_FORMAT_COMPRESSED_TENSORS after init */
+    /* Glob patterns on module names ("*.q_proj"). Without include patterns every linear layer is wanted, less
+     * embeddings, output heads, norms and routers under their usual names (docs/quantising.md lists them); with them
+     * exactly what they match. What an exclude pattern matches is left as it is in either case. */
+    const char *const *include;
     size_t include_count;
-    const char *const *exclude; /**< glob patterns; none: embeddings and output heads ("*embed*", "*lm_head*") */
+    const char *const *exclude;
     size_t exclude_count;
     int overwrite; /**< 0: an existing output is W4A16_ERROR_EXISTS */
     w4a16_progress_callback progress;

@@ -60,8 +60,8 @@ w4a16_status w4a16_device_query(int index, w4a16_device_info *info) {
     if (index == automatic_index()) {
         information.automatic = 1;
         size_t length = strlen(information.reason);
-        snprintf(information.reason + length, sizeof information.reason - length, "%spicked by auto: the %s",
-                 length ? "; " : "", index == 0 ? "fastest kind of device here" : "first usable device");
+        snprintf(information.reason + length, sizeof information.reason - length, "%sauto picks it",
+                 length ? "; " : "");
     }
     *info = information;
     return W4A16_OK;

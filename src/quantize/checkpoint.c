@@ -29,10 +29,11 @@ typedef struct selection {
     char excluded_by[128]; /* the exclude pattern that took away the last included module */
 } selection;
 
+/* The caller's patterns count always; the usual exclusions only where the caller does not name what he wants. */
 static const char *excluding_pattern(const w4a16_quantize_options *options, const char *module) {
     for (size_t i = 0; i < options->exclude_count; i++)
         if (fnmatch(options->exclude[i], module, 0) == 0) return options->exclude[i];
-    if (options->exclude_count) return NULL;
+    if (options->include_count) return NULL;
     for (size_t i = 0; i < sizeof default_exclude / sizeof *default_exclude; i++)
         if (fnmatch(default_exclude[i], module, FNM_CASEFOLD) == 0) return default_exclude[i];
     return NULL;
@@ -101,13 +102,13 @@ static w4a16_status check_selection(const selection *state) {
                            "the include pattern '%s' matches no module with a two-dimensional float weight",
                            options->include[i]);
         if (!state->uses[i].selected)
-            return w4_fail(W4A16_ERROR_NOT_FOUND, "the include pattern '%s' matches only modules that '%s' excludes%s",
-                           options->include[i], state->excluded_by,
-                           options->exclude_count ? "" : ", a default: give an exclude pattern of your own instead");
+            return w4_fail(W4A16_ERROR_NOT_FOUND, "the include pattern '%s' matches only modules that '%s' excludes",
+                           options->include[i], state->excluded_by);
     }
     if (!state->selected)
-        return w4_fail(W4A16_ERROR_NOT_FOUND, "no linear layer to quantise: of %zu candidates none is wanted%s",
-                       state->candidates, options->exclude_count ? "" : " (embeddings and heads are left alone)");
+        return w4_fail(
+            W4A16_ERROR_NOT_FOUND, "no linear layer to quantise: of %zu candidates none is wanted%s", state->candidates,
+            options->include_count ? "" : " (embeddings and heads are left alone: name them to include them)");
     return W4A16_OK;
 }
 

@@ -216,15 +216,17 @@ static void test_patterns(void **unused) {
     assert_string_equal(names, "model.layers.0.up_proj,model.layers.1.up_proj,");
     assert_int_equal(select_with("*.odd", "*.down_proj", NULL, &names), 0);
     assert_string_equal(names, "model.layers.0.down_proj,model.layers.1.odd,");
-    assert_int_equal(select_with(NULL, NULL, "*.layers.*", &names), 0); /* replaces the default exclusions */
-    assert_string_equal(names, "lm_head,model.embed_tokens,");
-    assert_int_equal(select_with("lm_head", NULL, "nothing", &names), 0);
+    assert_int_equal(select_with(NULL, NULL, "*.layers.1.*", &names), 0); /* besides the usual exclusions */
+    assert_string_equal(names, "model.layers.0.down_proj,model.layers.0.up_proj,");
+    assert_int_equal(select_with("lm_head", NULL, NULL, &names), 0); /* named, so no usual exclusion holds */
     assert_string_equal(names, "lm_head,");
+    assert_int_equal(select_with("*", NULL, "*.layers.*", &names), 0);
+    assert_string_equal(names, "lm_head,model.embed_tokens,");
 
     assert_int_equal(select_with("*.up_proj", "*.gate_proj", NULL, &names), W4A16_ERROR_NOT_FOUND);
     assert_non_null(strstr(w4a16_last_error(), "'*.gate_proj' matches no module"));
-    assert_int_equal(select_with("lm_head", NULL, NULL, &names), W4A16_ERROR_NOT_FOUND);
-    assert_non_null(strstr(w4a16_last_error(), "'lm_head' matches only modules that '*lm_head*' excludes"));
+    assert_int_equal(select_with("lm_head", NULL, "*head*", &names), W4A16_ERROR_NOT_FOUND);
+    assert_non_null(strstr(w4a16_last_error(), "'lm_head' matches only modules that '*head*' excludes"));
     assert_int_equal(select_with(NULL, NULL, "*", &names), W4A16_ERROR_NOT_FOUND);
     assert_non_null(strstr(w4a16_last_error(), "no linear layer to quantise"));
 }
