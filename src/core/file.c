@@ -24,7 +24,8 @@ static w4a16_status fail_errno(const char *what, const char *path) {
 }
 
 w4a16_status w4_map_file(const char *path, w4_mapping *mapping) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: opening a pipe would wait for its writer. Regular files do not care. */
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) return fail_errno("open", path);
     struct stat information;
     if (fstat(descriptor, &information) != 0) {

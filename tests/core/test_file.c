@@ -79,6 +79,8 @@ static void mapping_says_what_is_wrong(void **state) {
     assert_int_equal(w4_map_file(folder, &mapping), W4A16_ERROR_IO);
     assert_error_names("folder");
     assert_int_equal(w4_map_file("/dev/null", &mapping), W4A16_ERROR_IO);
+    assert_int_equal(mkfifo(in_folder("pipe"), 0600), 0); /* nobody writes to it: this must not wait */
+    assert_int_equal(w4_map_file(in_folder("pipe"), &mapping), W4A16_ERROR_IO);
     put(in_folder("plain"), "x");
     assert_int_equal(w4_map_file(in_folder("plain/below"), &mapping), W4A16_ERROR_IO);
     assert_int_equal(mapping.size, 9);
