@@ -100,6 +100,23 @@ static void plans_choose_feasible_configs(void **state) {
         workspace = info.workspace_bytes;
         w4a16_plan_destroy(plan);
     }
+    /* The largest M there is must not wrap around into a small workspace. */
+    w4a16_config_info infos[TEST_MAX_CONFIGS];
+    size_t count;
+    CHECK(w4a16_config_list(context, NULL, infos, TEST_MAX_CONFIGS, &count));
+    for (size_t i = 0; i <= count; i++) {
+        if (i < count && !infos[i].feasible) continue;
+        const char *config = i < count ? infos[i].name : NULL;
+        size_t sizes[2];
+        for (int j = 0; j < 2; j++) {
+            w4a16_plan *plan = test_plan(weight, j ? INT64_C(1) << 30 : 4096, W4A16_FP16, W4A16_DTYPE_NONE, config);
+            w4a16_plan_info info = {.struct_size = sizeof info};
+            CHECK(w4a16_plan_query(plan, &info));
+            sizes[j] = info.workspace_bytes;
+            w4a16_plan_destroy(plan);
+        }
+        assert_true(sizes[1] >= sizes[0]);
+    }
     w4a16_weight_destroy(weight);
     test_weight_free(&arrays);
     w4a16_context_destroy(context);

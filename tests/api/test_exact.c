@@ -137,6 +137,7 @@ static void the_number_of_threads_changes_nothing(void **state) {
     (void)state;
     run_instruction_set(NULL, 1);
     run_instruction_set(NULL, 3);
+    run_instruction_set(NULL, 32);
 }
 
 /** Limiting the instruction set must take configs away, not leave the same ones. */

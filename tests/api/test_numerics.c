@@ -353,12 +353,38 @@ static void results_are_deterministic(void **state) {
     test_weight_free(&arrays);
 }
 
+/** More rows than any kernel takes at once, with rows that need special treatment at the seams. */
+static void many_rows(void **state) {
+    (void)state;
+    static const int64_t counts[] = {515, 516, 517, 1032, 1033, 1500};
+    for (size_t i = 0; i < COUNT(counts); i++) {
+        uint64_t seed = i;
+        test_weight arrays;
+        test_weight_make(&arrays, &seed, 37, 160, 32, W4A16_FP16, W4A16_ZERO_INTEGER, i % 2 ? TEST_K_ORDER : 0);
+        test_activations a;
+        test_activations_make(&a, &seed, W4A16_FP16, counts[i], 160, 163, 0);
+        run_all(&arrays, &a, W4A16_FP16, check_accuracy);
+        test_activations_set(&a, 0, 3, INFINITY);
+        test_activations_set(&a, counts[i] / 2, 3, NAN);
+        test_activations_set(&a, counts[i] / 2 + 1, 3, -INFINITY);
+        test_activations_set(&a, counts[i] - 1, 3, INFINITY);
+        run_all(&arrays, &a, W4A16_FP16, check_ieee);
+        test_activations_free(&a);
+        test_weight_free(&arrays);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(infinities_and_nan_follow_ieee),  cmocka_unit_test(zero_weights_do_not_hide_infinities),
-        cmocka_unit_test(overflow_gives_infinity),         cmocka_unit_test(extreme_magnitudes_keep_their_accuracy),
-        cmocka_unit_test(outliers_among_the_activations),  cmocka_unit_test(outliers_that_meet_zero_weights),
-        cmocka_unit_test(rows_do_not_depend_on_the_batch), cmocka_unit_test(results_are_deterministic),
+        cmocka_unit_test(infinities_and_nan_follow_ieee),
+        cmocka_unit_test(zero_weights_do_not_hide_infinities),
+        cmocka_unit_test(overflow_gives_infinity),
+        cmocka_unit_test(extreme_magnitudes_keep_their_accuracy),
+        cmocka_unit_test(outliers_among_the_activations),
+        cmocka_unit_test(outliers_that_meet_zero_weights),
+        cmocka_unit_test(rows_do_not_depend_on_the_batch),
+        cmocka_unit_test(results_are_deterministic),
+        cmocka_unit_test(many_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
