@@ -9,10 +9,13 @@
 #include <string.h>
 
 enum {
-    CHUNK_ROWS = 264,   /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
-    GROUP_TILES = 8,    /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
-                           chunk is read from the L2 cache and not from further away */
-    CONVERT_BLOCKS = 16 /* blocks of A that one conversion task takes */
+    CHUNK_ROWS = 264,    /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
+    GROUP_TILES = 8,     /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
+                            chunk is read from the L2 cache and not from further away */
+    CONVERT_BLOCKS = 16, /* blocks of A that one conversion task takes */
+    /* Blocks of A, and lines of W times rows, that are worth waking a thread for: several microseconds of work. */
+    CONVERT_SHARE = 256,
+    DIRECT_SHARE = 4096
 };
 
 /** One chunk of rows. The arrays lie in the workspace. */
@@ -284,6 +287,11 @@ static void cut_panel_tasks(fast_job *job, int threads) {
     if (job->n_tiles < threads) job->m_parts = w4_minimum(job->tiles, w4_ceil_divide(threads, job->n_tiles));
 }
 
+/** Threads for `work` units: waking one costs microseconds, and pays from `share` units each. */
+static int worthwhile(const w4_device *device, int64_t work, int64_t share) {
+    return (int)w4_maximum(1, w4_minimum(device->threads, work / share));
+}
+
 void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const w4_run *run) {
     const w4_device_weight *weight = run->weight;
     int64_t chunks = w4_ceil_divide(run->m, CHUNK_ROWS);
@@ -301,13 +309,15 @@ void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const
         cut_rows(&job, run->m * (chunk + 1) / chunks - job.row);
         lay_out(&job, run->workspace, weight->k_padded, weight->block, device->threads);
         memset(job.slow, 0, (size_t)job.rows_padded);
-        w4_cpu_parallel(device->threads, job.rows_padded * job.segments, convert_task, &job);
+        w4_cpu_parallel(worthwhile(device, job.rows_padded * job.blocks, CONVERT_SHARE), job.rows_padded * job.segments,
+                        convert_task, &job);
         if (config->method == W4_CPU_METHOD_PANEL) {
             cut_panel_tasks(&job, device->threads);
             int64_t groups = w4_ceil_divide(job.n_tiles, job.group_tiles);
             w4_cpu_parallel(device->threads, groups * job.m_parts, panel_task, &job);
         } else {
-            w4_cpu_parallel(device->threads, weight->panels, direct_task, &job);
+            int64_t lines = weight->panels * (weight->k_padded / W4_CPU_LINE_K);
+            w4_cpu_parallel(worthwhile(device, lines * job.rows, DIRECT_SHARE), weight->panels, direct_task, &job);
         }
         if (memchr(job.slow, 1, (size_t)job.rows)) w4_cpu_parallel(device->threads, weight->panels, slow_task, &job);
     }
