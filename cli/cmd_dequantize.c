@@ -42,10 +42,6 @@ static bool decode(const w4a16_checkpoint *checkpoint, size_t index, w4a16_dtype
         fail_library();
         return false;
     }
-    if (!module.supported) {
-        fail("%s: %s", module.name, module.reason);
-        return false;
-    }
     void *data = allocate_array(module.n, module.k, w4a16_dtype_size(dtype));
     if (!data) return false;
     if (w4a16_checkpoint_dequantize(checkpoint, module.name, dtype, data, module.k)) {

@@ -2,6 +2,7 @@
 """Files that are missing, damaged or cannot be written: exit code 1, one line that names them, nothing left behind."""
 
 import json
+import os
 import resource
 import shutil
 import unittest
@@ -155,6 +156,28 @@ class Contents(CommandTest):
             save_file({"fc.weight": w}, path)
             self.refuse(1, "quantize", path, "-o", self.folder / "o.safetensors", says="fc")
 
+    def test_unsupported_variant(self):
+        """Listed by inspect with the reason; refused, naming the variant, by all that would have to read it."""
+        path = self.folder / "gemv"
+        self.succeed("quantize", self.folder / "model", "-o", path, "--format", "awq", "--include", "*q_proj")
+        config = (path / "config.json").read_text()
+        self.assertIn('"gemm"', config)
+        (path / "config.json").write_text(config.replace('"gemm"', '"gemv"'))
+        report = self.succeed_json("inspect", path)
+        self.assertEqual([(m["name"], m["supported"]) for m in report["modules"]], [(Q_PROJ, False)])
+        self.assertIn("gemv", report["modules"][0]["reason"])
+        self.assertEqual(report["totals"]["supported"], 0)
+        self.assertRegex(self.succeed("inspect", path), rf"Not supported:\n.*\n{Q_PROJ} +awq gemv +.*gemv")
+        result = run("verify", path)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("gemv", result.stderr)
+        output = self.folder / "o.safetensors"
+        self.refuse(1, "dequantize", path, "-o", output, says=(Q_PROJ, "gemv"))
+        self.refuse(1, "convert", path, "-o", self.folder / "o", "--format", "gptq", says=(Q_PROJ, "gemv"))
+        save_file({"input": numpy.ones((1, 256), dtype=numpy.float16)}, self.folder / "a.safetensors")
+        self.refuse(1, "gemm", "-w", path, "-t", Q_PROJ, "-i", self.folder / "a.safetensors", "-o", output,
+                    says=(Q_PROJ, "gemv"))
+
     def test_convert_that_cannot_be(self):
         """AWQ holds fp16 scales and needs N to be a multiple of 8."""
         save_file({"odd.weight": numpy.random.default_rng(0).standard_normal((12, 64)).astype(numpy.float32)},
@@ -222,6 +245,23 @@ class Outputs(CommandTest):
                 self.assertEqual(result.returncode, 1, result.stderr)
                 self.assertRegex(result.stderr, rf"\Aw4a16 {name}: [^\n]+\n\Z")
                 self.assertEqual(sorted(self.folder.rglob("*")), before, "left a file behind")
+
+    def test_closed_standard_output(self):
+        """The table that cannot be printed must not land in an output file that got stdout's number."""
+        for number, (name, arguments) in enumerate(self.writers("PLACE")):
+            output = self.folder / f"out{number}"
+            arguments = [output if argument == "PLACE" else argument for argument in arguments]
+            result = run(name, *arguments, stdout=None, preexec_fn=lambda: os.close(1))
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("cannot write to standard output", result.stderr)
+            again = self.folder / f"again{number}"
+            self.succeed(name, *[again if argument == output else argument for argument in arguments])
+            if name == "bench":
+                self.assertEqual(len(output.read_text().splitlines()), 2)
+                continue
+            pairs = zip(sorted(output.iterdir()), sorted(again.iterdir())) if output.is_dir() else [(output, again)]
+            for one, other in pairs:
+                self.assertEqual(one.read_bytes(), other.read_bytes(), one)
 
     def test_overwriting_the_input(self):
         """quantize --force onto its own input is refused; the model stays as it was."""
