@@ -48,6 +48,13 @@ W4_INLINE __m512 add_block(__m512 sum, __m512i products, __m512 s, __m512 z, flo
 
 /* ---- Direct -------------------------------------------------------------------------------------------------- */
 
+/** sum + pairs * one pair of activations in memory. In assembly so that gcc broadcasts inside the instruction and does
+ * not copy sums around. */
+W4_INLINE __m512i multiply_add(__m512i sum, __m512i pairs, const int32_t *a) {
+    __asm__("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(pairs), "m"(*a));
+    return sum;
+}
+
 W4_INLINE void direct(const w4_cpu_direct *job, const int rows) {
     const __m512i low = _mm512_set1_epi32(0x000f000f), high = _mm512_set1_epi32(0x00f000f0);
     const uint8_t *codes = job->codes;
@@ -59,10 +66,12 @@ W4_INLINE void direct(const w4_cpu_direct *job, const int rows) {
     for (int64_t block = 0; block < job->blocks; block++) {
         /* With few rows, codes in the upper nibble of a byte are multiplied in place, to 16 times the product: that
          * saves two shifts of three, and 16 * 15 * 32752 * 64 still fits 32 bits. */
-        __m512i products[W4_CPU_MAX_TILE_M], sixteen[2];
+        /* Two sums for each row, because vpdpwssd takes five cycles and the sums of a few rows would wait for each
+         * other; integers may be added in any order. */
+        __m512i products[W4_CPU_MAX_TILE_M][2], sixteen[2][2];
         W4_UNROLL
-        for (int r = 0; r < rows; r++) products[r] = _mm512_setzero_si512();
-        sixteen[0] = sixteen[1] = _mm512_setzero_si512();
+        for (int r = 0; r < rows; r++) products[r][0] = products[r][1] = _mm512_setzero_si512();
+        sixteen[0][0] = sixteen[0][1] = sixteen[1][0] = sixteen[1][1] = _mm512_setzero_si512();
         for (int64_t line = 0; line < job->block / W4_CPU_LINE_K; line++) {
             _mm_prefetch((const char *)codes + PREFETCH, _MM_HINT_T0);
             __m512i word = _mm512_load_si512(codes);
@@ -72,8 +81,9 @@ W4_INLINE void direct(const w4_cpu_direct *job, const int rows) {
                 __m512i pairs = _mm512_and_si512(word, in_place ? high : low);
                 W4_UNROLL
                 for (int r = 0; r < rows; r++) {
-                    __m512i *sum = in_place ? &sixteen[r & 1] : &products[r];
-                    *sum = _mm512_dpwssd_epi32(*sum, pairs, _mm512_set1_epi32(a[j * rows + r]));
+                    int which = rows <= 2 ? j / 2 : j % 2;
+                    __m512i *sum = in_place ? &sixteen[r & 1][which] : &products[r][which];
+                    *sum = multiply_add(*sum, pairs, &a[j * rows + r]);
                 }
                 if (rows > 2) word = _mm512_srli_epi32(word, 4);
                 if (rows <= 2 && j == 1) word = _mm512_srli_epi32(word, 8);
@@ -86,8 +96,11 @@ W4_INLINE void direct(const w4_cpu_direct *job, const int rows) {
         W4_UNROLL
         for (int r = 0; r < rows; r++) {
             int64_t at = block * job->a_stride + r;
-            __m512i exact = products[r];
-            if (rows <= 2) exact = _mm512_add_epi32(exact, _mm512_srai_epi32(sixteen[r & 1], 4));
+            __m512i exact = _mm512_add_epi32(products[r][0], products[r][1]);
+            if (rows <= 2) {
+                __m512i high_sum = _mm512_add_epi32(sixteen[r & 1][0], sixteen[r & 1][1]);
+                exact = _mm512_add_epi32(exact, _mm512_srai_epi32(high_sum, 4));
+            }
             sums[r] = add_block(sums[r], exact, s, z, job->a_scale[at], job->a_sum[at]);
         }
         if (--left == 0) {
