@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-static const double COLD_BYTES = 400e6, SECONDS = 0.7;
+static const double SECONDS = 0.7;
 
 enum { SAMPLES = 400, MOST_RUNS = 4000 };
 
@@ -100,11 +100,11 @@ int main(int argc, char **argv) {
         w4_store_double(matrix.scales, W4A16_FP16, (size_t)i, 0.01 + 0.005 * random_real(&state));
     for (int i = 0; i < m_count; i++) largest = w4_maximum(largest, argc > 4 ? atoll(argv[4 + i]) : default_m[i]);
 
-    enum { MOST_COPIES = 256 };
-    w4_device_weight *weights[MOST_COPIES];
+    enum { MOST_COPIES = 16384 };
+    static w4_device_weight *weights[MOST_COPIES];
     must(w4_cpu_backend.weight_upload(device, &matrix, &weights[0]));
     double bytes = (double)w4_cpu_backend.weight_bytes(weights[0]);
-    int copies = (int)fmin(MOST_COPIES, fmax(2, ceil(COLD_BYTES / bytes)));
+    int copies = (int)fmin(MOST_COPIES, fmax(2, ceil(w4_cpu_backend.cold_bytes(device) / bytes)));
     for (int i = 1; i < copies; i++) must(w4_cpu_backend.weight_upload(device, &matrix, &weights[i]));
 
     void *a, *c, *workspace;

@@ -70,6 +70,8 @@ typedef struct w4_backend {
      * host memory is device memory, so that the caller allocates a workspace and calls `run`. */
     w4a16_status (*run_host)(const w4_device *device, const w4_run *run);
 
+    /** Weights of this many bytes in all, read in turn, come from memory and not from a cache. */
+    double (*cold_bytes)(const w4_device *device);
     w4a16_status (*measure_ceilings)(const w4_device *device, w4a16_ceilings *ceilings);
 } w4_backend;
 

@@ -12,13 +12,12 @@
 #include <time.h>
 
 enum {
-    MAX_COPIES = 4096,
+    MAX_COPIES = 16384, /* small weights still overflow the caches */
     MIN_RUNS = 10,
     MAX_RUNS = 100000,
     WARM_UP_RUNS = 3,
     SAMPLED_ROWS = 256 /* of A, in the check */
 };
-static const double COLD_BYTES = 400e6;   /* more than any cache we know of holds */
 static const double CHECK_PRODUCTS = 3e8; /* fp64 multiply-adds that a check may take */
 static const double ERROR_LIMIT = 2e-3;   /* relative Frobenius; docs and tests hold every kernel to it */
 /* A few bf16 outputs can miss that limit by their own rounding. No kernel is to blame for what the rounding of the fp64
@@ -113,8 +112,8 @@ static w4a16_status fill_pool(w4_profile_pool *pool, const w4_problem *problem) 
     void *memory = NULL;
     if (!status) status = w4_allocate(MAX_COPIES * sizeof *pool->copies, "the profiler's weights", &memory);
     pool->copies = memory;
-    double bytes = 0;
-    while (!status && pool->copy_count < MAX_COPIES && (bytes < COLD_BYTES || pool->copy_count < 2)) {
+    double bytes = 0, cold_bytes = pool->backend->cold_bytes(pool->device);
+    while (!status && pool->copy_count < MAX_COPIES && (bytes < cold_bytes || pool->copy_count < 2)) {
         w4_device_weight **copy = &pool->copies[pool->copy_count];
         status = pool->backend->weight_upload(pool->device, &pool->matrix, copy);
         if (status) break;

@@ -61,5 +61,6 @@ const w4_backend w4_cpu_backend = {
     .workspace_size = workspace_size,
     .run = run_config,
     .run_host = NULL,
+    .cold_bytes = w4_cpu_cold_bytes,
     .measure_ceilings = w4_cpu_measure_ceilings,
 };

@@ -7,8 +7,9 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { READ_BYTES = 512 << 20, SLICE_BYTES = 1 << 20, ROUNDS = 1 << 14 };
+enum { SLICE_BYTES = 1 << 20, ROUNDS = 1 << 14 };
 
 static const double READ_SECONDS = 0.5, MULTIPLY_SECONDS = 0.3;
 
@@ -16,6 +17,14 @@ static double now(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+double w4_cpu_cold_bytes(const w4_device *device) {
+    const double least = 400e6, most = 2e9; /* below: too short to time; above: too long to fill */
+    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    double bytes = cache > 0 ? 2.0 * (double)cache : least; /* twice: caches keep a part of what does not fit */
+    (void)device;
+    return bytes < least ? least : bytes > most ? most : bytes;
 }
 
 /* What a CPU without fast kernels runs: the same loops in plain C. */
@@ -80,11 +89,11 @@ w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ce
     ceiling_job job = {kernels ? kernels->read : read_plain, kernels ? kernels->multiply_add : multiply_add_plain, NULL,
                        0, 0};
     void *data;
-    W4_TRY(w4_allocate(READ_BYTES, "the memory that the read loop reads", &data));
+    int64_t slices = (int64_t)w4_cpu_cold_bytes(device) / SLICE_BYTES, bytes = slices * SLICE_BYTES;
+    W4_TRY(w4_allocate((uint64_t)bytes, "the memory that the read loop reads", &data));
     job.data = data;
-    for (size_t i = 0; i < READ_BYTES; i += 4096) ((uint8_t *)data)[i] = 1; /* pages of its own, not the zero page */
-    ceilings->read_bytes_per_second =
-        READ_BYTES / best_time(READ_SECONDS, device->threads, READ_BYTES / SLICE_BYTES, read_task, &job);
+    for (int64_t i = 0; i < bytes; i += 4096) ((uint8_t *)data)[i] = 1; /* pages of its own, not the zero page */
+    ceilings->read_bytes_per_second = (double)bytes / best_time(READ_SECONDS, device->threads, slices, read_task, &job);
     free(data);
 
     int64_t tasks = (int64_t)device->threads * 16;

@@ -164,6 +164,7 @@ void w4_cpu_reference_panel(const w4_run *run, int64_t row, int64_t rows, int64_
 size_t w4_cpu_fast_workspace(const w4_device *device, const w4_cpu_config *config, const w4_problem *problem);
 void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const w4_run *run);
 
+double w4_cpu_cold_bytes(const w4_device *device);
 w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings);
 
 /** Call body(user, task, thread) for every task in 0..tasks-1, thread < threads. With one thread or one task no
