@@ -9,4 +9,8 @@ if ! "$python" -c 'import numpy, safetensors' 2>/dev/null; then
     [ "$CI" = true ] && exit 1
     exit 77
 fi
+if [ -n "$W4A16_PRELOAD" ]; then
+    # The interpreter leaks by design; programs of ours that it starts are not asked either.
+    LD_PRELOAD=$W4A16_PRELOAD ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0 exec "$python" -B "$@"
+fi
 exec "$python" -B "$@"
