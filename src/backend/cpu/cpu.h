@@ -13,6 +13,7 @@ enum {
     W4_CPU_LINE_K = 8,     /* columns of W in one 64-byte line of a panel */
     W4_CPU_LINE = 64,      /* bytes */
     W4_CPU_BLOCK = 128,    /* most columns of A that share one power-of-two scale */
+    W4_CPU_OUTLIERS = 4,   /* most activations of a block that are multiplied apart from it */
     W4_CPU_MAX_TILE_M = 12 /* most rows of A in one kernel call */
 };
 
@@ -102,13 +103,43 @@ typedef struct w4_cpu_expand {
     float *w_scales, *w_zeros;
 } w4_cpu_expand;
 
+/** How well a block of activations fits 16-bit fixed point. */
+typedef enum w4_cpu_fit {
+    W4_CPU_FITS,
+    W4_CPU_UNEVEN,      /* its largest magnitude is over W4_CPU_UNEVENNESS times the mean of the others that are not 0:
+                           the others would lose what a result may need, should weights of 0 meet the largest */
+    W4_CPU_OUT_OF_RANGE /* it holds Inf or NaN, or its largest magnitude is out of range */
+} w4_cpu_fit;
+
+/** A value is off by at most 2^-15 of the block's largest magnitude, thus by at most 2^-10 (5.6e-4 root mean square) of
+ * the mean magnitude of the block. Blocks of normally distributed values reach 4, of Laplace distributed ones 10. */
+#define W4_CPU_UNEVENNESS 32.0f
+
+/** An activation that was taken out of its block, to be multiplied in single precision. */
+typedef struct w4_cpu_outlier {
+    int32_t column; /* of W as packed */
+    float value;
+} w4_cpu_outlier;
+
+/** Add outliers times one panel to one row's sums. */
+typedef struct w4_cpu_outlier_job {
+    const w4_cpu_outlier *outliers;
+    int64_t count, block, blocks_per_group;
+    const uint8_t *codes;
+    const void *scales, *zeros;
+    w4a16_dtype scale_dtype;
+    w4a16_zero_kind zero_kind;
+    float *sums; /* [16], added to */
+} w4_cpu_outlier_job;
+
 /** The kernels of one instruction set. All sets compute the same single-precision operations in the same order for
  * an element of C, so that results are the same bits. */
 typedef struct w4_cpu_kernels {
     /** Bring `block` activations (fp16 or bf16) to 16-bit fixed point. pairs[i * stride] receives elements 2i and
-     * 2i + 1. False, with zeros written, where the block holds Inf or NaN or its largest value is out of range. */
-    bool (*convert)(const uint16_t *source, int64_t block, bool is_bf16, int32_t *pairs, int64_t stride, float *scale,
-                    float *sum);
+     * 2i + 1: zeros where the block is out of range, and the rounded values where it is uneven. */
+    w4_cpu_fit (*convert)(const uint16_t *source, int64_t block, bool is_bf16, int32_t *pairs, int64_t stride,
+                          float *scale, float *sum);
+    void (*add_outliers)(const w4_cpu_outlier_job *job);
     void (*direct[W4_CPU_MAX_TILE_M + 1])(const w4_cpu_direct *job); /* by rows; NULL where there is none */
     void (*expand)(const w4_cpu_expand *job);
     void (*panel[W4_CPU_MAX_TILE_M + 1])(const w4_cpu_panel_tile *job);

@@ -52,14 +52,22 @@ W4_INLINE __m256 load_activations(const uint16_t *source, bool is_bf16) {
     return is_bf16 ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16)) : _mm256_cvtph_ps(half);
 }
 
-static bool convert(const uint16_t *source, int64_t block, bool is_bf16, int32_t *pairs, int64_t stride, float *scale,
-                    float *sum) {
+static float sum_floats(__m256 v) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
+
+static w4_cpu_fit convert(const uint16_t *source, int64_t block, bool is_bf16, int32_t *pairs, int64_t stride,
+                          float *scale, float *sum) {
     const __m256i magnitude = _mm256_set1_epi16(0x7fff), ones = _mm256_set1_epi16(1);
-    __m256i largest = _mm256_setzero_si256(), total = _mm256_setzero_si256();
+    __m256i largest = _mm256_setzero_si256(), total = _mm256_setzero_si256(), zeros = _mm256_setzero_si256();
     /* Magnitudes of fp16 and of bf16 order like their bits; Inf and NaN come last. */
     for (int64_t k = 0; k < block; k += 16) {
         __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)(source + k));
-        largest = _mm256_max_epu16(largest, _mm256_and_si256(half, magnitude));
+        half = _mm256_and_si256(half, magnitude);
+        largest = _mm256_max_epu16(largest, half);
+        zeros = _mm256_sub_epi16(zeros, _mm256_cmpeq_epi16(half, _mm256_setzero_si256()));
     }
     __m128i narrow = _mm_max_epu16(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
     narrow = _mm_minpos_epu16(_mm_xor_si128(narrow, _mm_set1_epi16(-1)));
@@ -72,15 +80,19 @@ static bool convert(const uint16_t *source, int64_t block, bool is_bf16, int32_t
     *sum = 0;
     if (!in_range) {
         for (int64_t i = 0; i < block / 2; i++) pairs[i * stride] = 0;
-        return bits == 0;
+        return bits == 0 ? W4_CPU_FITS : W4_CPU_OUT_OF_RANGE;
     }
     /* The largest value becomes 2^14 .. 32752: 16-bit products with codes up to 15 and their sums stay exact. */
-    const __m256 multiplier = _mm256_set1_ps(power_of_two(14 - exponent));
+    const __m256 multiplier = _mm256_set1_ps(power_of_two(14 - exponent)), sign = _mm256_set1_ps(-0.0f);
+    __m256 magnitudes = _mm256_setzero_ps();
     for (int64_t k = 0; k < block; k += 16) {
-        __m256i first = _mm256_cvtps_epi32(_mm256_mul_ps(load_activations(source + k, is_bf16), multiplier));
-        __m256i second = _mm256_cvtps_epi32(_mm256_mul_ps(load_activations(source + k + 8, is_bf16), multiplier));
-        __m256i fixed = _mm256_permute4x64_epi64(_mm256_packs_epi32(first, second), 0xd8);
+        __m256 low = _mm256_mul_ps(load_activations(source + k, is_bf16), multiplier);
+        __m256 high = _mm256_mul_ps(load_activations(source + k + 8, is_bf16), multiplier);
+        __m256i fixed = _mm256_packs_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
+        fixed = _mm256_permute4x64_epi64(fixed, 0xd8);
         total = _mm256_add_epi32(total, _mm256_madd_epi16(fixed, ones));
+        magnitudes = _mm256_add_ps(magnitudes, _mm256_andnot_ps(sign, low));
+        magnitudes = _mm256_add_ps(magnitudes, _mm256_andnot_ps(sign, high));
         if (stride == 1) {
             _mm256_storeu_si256((__m256i *)(void *)(pairs + k / 2), fixed);
         } else {
@@ -91,7 +103,9 @@ static bool convert(const uint16_t *source, int64_t block, bool is_bf16, int32_t
     }
     *scale = power_of_two(exponent - 14);
     *sum = (float)sum_lanes(total);
-    return true;
+    float top = value * power_of_two(14 - exponent), others = sum_floats(magnitudes) - top;
+    float count = (float)(block - sum_lanes(_mm256_madd_epi16(zeros, ones)) - 1);
+    return top * count > W4_CPU_UNEVENNESS * others ? W4_CPU_UNEVEN : W4_CPU_FITS;
 }
 
 /* ---- Scales -------------------------------------------------------------------------------------------------- */
@@ -113,6 +127,23 @@ W4_INLINE __m256 load_zeros(const void *zeros, w4a16_zero_kind kind, int64_t ind
 W4_INLINE __m256 add_block(__m256 sum, __m256i products, __m256 s, __m256 z, float a_scale, float a_sum) {
     __m256 centred = _mm256_fnmadd_ps(z, _mm256_set1_ps(a_sum), _mm256_cvtepi32_ps(products));
     return _mm256_fmadd_ps(_mm256_mul_ps(centred, _mm256_set1_ps(a_scale)), s, sum);
+}
+
+static void add_outliers(const w4_cpu_outlier_job *job) {
+    for (int64_t i = 0; i < job->count; i++) {
+        int64_t k = job->outliers[i].column, group = k / job->block / job->blocks_per_group;
+        __m128i shift = _mm_cvtsi32_si128((int)(16 * (k % 2) + 4 * (k % W4_CPU_LINE_K / 2)));
+        for (int half = 0; half < 2; half++) {
+            int64_t index = group * W4_CPU_PANEL + half * 8;
+            const uint8_t *line = job->codes + k / W4_CPU_LINE_K * W4_CPU_LINE;
+            __m256i word = _mm256_load_si256((const __m256i *)(const void *)line + half);
+            __m256 code = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srl_epi32(word, shift), _mm256_set1_epi32(15)));
+            __m256 w = _mm256_mul_ps(_mm256_sub_ps(code, load_zeros(job->zeros, job->zero_kind, index)),
+                                     load_scales(job->scales, job->scale_dtype, index));
+            __m256 sum = _mm256_loadu_ps(job->sums + half * 8);
+            _mm256_storeu_ps(job->sums + half * 8, _mm256_fmadd_ps(_mm256_set1_ps(job->outliers[i].value), w, sum));
+        }
+    }
 }
 
 /* ---- Direct -------------------------------------------------------------------------------------------------- */
@@ -321,6 +352,7 @@ PANEL(6)
 
 const w4_cpu_kernels w4_cpu_avx2_kernels = {
     .convert = convert,
+    .add_outliers = add_outliers,
     .direct = {NULL, direct_1, direct_2, direct_3, direct_4},
     .expand = expand,
     .panel = {NULL, panel_1, panel_2, panel_3, panel_4, panel_5, panel_6},

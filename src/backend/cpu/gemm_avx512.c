@@ -3,8 +3,8 @@
  * of activations and adds, exactly, in integers.
  *
  * The same file as gemm_avx2.c for wider vectors: a change to the arithmetic of one is a change to both, and
- * w4_cpu_kernels says that results are the same bits. Bringing activations to fixed point and storing results are
- * the AVX2 functions themselves. */
+ * w4_cpu_kernels says that results are the same bits. Bringing activations to fixed point, outliers and
+ * storing results are the AVX2 functions themselves. */
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/unroll.h"
 
@@ -14,9 +14,13 @@ enum { PREFETCH = 6144 /* as in gemm_avx2.c */ };
 
 /* ---- Activations, results: as with AVX2 ---------------------------------------------------------------------- */
 
-static bool convert(const uint16_t *source, int64_t block, bool is_bf16, int32_t *pairs, int64_t stride, float *scale,
-                    float *sum) {
+static w4_cpu_fit convert(const uint16_t *source, int64_t block, bool is_bf16, int32_t *pairs, int64_t stride,
+                          float *scale, float *sum) {
     return w4_cpu_avx2_kernels.convert(source, block, is_bf16, pairs, stride, scale, sum);
+}
+
+static void add_outliers(const w4_cpu_outlier_job *job) {
+    w4_cpu_avx2_kernels.add_outliers(job);
 }
 
 static void store(const float *sums, const float *bias, float alpha, void *c, bool is_bf16, int64_t count) {
@@ -238,6 +242,7 @@ PANEL(12)
 
 const w4_cpu_kernels w4_cpu_avx512_kernels = {
     .convert = convert,
+    .add_outliers = add_outliers,
     .direct = {NULL, direct_1, direct_2, direct_3, direct_4, direct_5, direct_6, direct_7, direct_8},
     .expand = expand,
     .panel = {NULL, panel_1, panel_2, panel_3, panel_4, panel_5, panel_6, panel_7, panel_8, panel_9, panel_10, panel_11,

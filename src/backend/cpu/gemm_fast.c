@@ -34,6 +34,9 @@ typedef struct fast_job {
     int32_t *values;              /* [k chunk][tile][column pair][tile_rows] */
     float *scale, *sum;           /* [block][rows_padded] */
     uint8_t *slow;                /* [rows]: 1 where the reference must do the row */
+    uint8_t *uneven;              /* [rows]: 1 where the row has outliers */
+    uint8_t *outlier_counts;      /* [rows_padded][blocks], set in rows that have outliers */
+    w4_cpu_outlier *outliers;     /* [rows_padded][blocks][W4_CPU_OUTLIERS] */
     uint8_t *scratch;             /* [thread] of scratch_bytes: panel kernels only */
     size_t scratch_bytes;
 } fast_job;
@@ -69,18 +72,25 @@ static panel_scratch lay_out_scratch(uint8_t *base, const w4_cpu_config *config,
 static size_t lay_out(fast_job *job, uint8_t *base, int64_t k_padded, int64_t block, int threads) {
     size_t values = align((size_t)(job->rows_padded * k_padded) * sizeof(int16_t));
     size_t factors = align((size_t)(job->rows_padded * (k_padded / block)) * sizeof(float));
-    size_t slow = align((size_t)job->rows_padded);
+    size_t flags = align((size_t)job->rows_padded), counts = align((size_t)(job->rows_padded * (k_padded / block)));
+    size_t outliers = align(counts * W4_CPU_OUTLIERS * sizeof(w4_cpu_outlier));
     job->scratch_bytes = job->config->method == W4_CPU_METHOD_PANEL
                              ? lay_out_scratch(NULL, job->config, job->rows_padded, block).bytes
                              : 0;
     if (base) {
         job->values = (int32_t *)(void *)base;
-        job->scale = (float *)(void *)(base + values);
-        job->sum = (float *)(void *)(base + values + factors);
-        job->slow = base + values + 2 * factors;
-        job->scratch = base + values + 2 * factors + slow;
+        base += values;
+        job->scale = (float *)(void *)base;
+        job->sum = (float *)(void *)(base + factors);
+        base += 2 * factors;
+        job->slow = base;
+        job->uneven = base + flags;
+        base += 2 * flags;
+        job->outlier_counts = base;
+        job->outliers = (w4_cpu_outlier *)(void *)(base + counts);
+        job->scratch = base + counts + outliers;
     }
-    return values + 2 * factors + slow + (size_t)threads * job->scratch_bytes;
+    return values + 2 * factors + 2 * flags + counts + outliers + (size_t)threads * job->scratch_bytes;
 }
 
 /** Tiles of about equal height: 8 rows are two tiles of 4 and not one of 6 and one of 2. */
@@ -113,26 +123,63 @@ static const uint16_t *gather(const fast_job *job, int64_t row, int64_t column, 
     return buffer;
 }
 
+/** Where one block of one row goes. */
+typedef struct block_place {
+    int32_t *pairs;
+    int64_t row, block, at; /* at: in `scale` and `sum` */
+    bool is_bf16;
+} block_place;
+
+static w4_cpu_fit convert_block(fast_job *job, const block_place *place, const uint16_t *source) {
+    return job->kernels->convert(source, job->weight->block, place->is_bf16, place->pairs, job->tile_rows,
+                                 &job->scale[place->at], &job->sum[place->at]);
+}
+
+/** Take the largest values out of an uneven block until it fits, or W4_CPU_OUTLIERS of them are out. */
+static w4_cpu_fit take_outliers(fast_job *job, const block_place *place, uint16_t buffer[W4_CPU_BLOCK]) {
+    int64_t index = place->row * job->blocks + place->block, length = job->weight->block;
+    w4_cpu_outlier *outliers = job->outliers + index * W4_CPU_OUTLIERS;
+    w4_cpu_fit fit = W4_CPU_UNEVEN;
+    uint8_t count = 0;
+    while (fit == W4_CPU_UNEVEN && count < W4_CPU_OUTLIERS) {
+        int64_t largest = 0;
+        for (int64_t i = 1; i < length; i++)
+            if ((buffer[i] & 0x7fff) > (buffer[largest] & 0x7fff)) largest = i;
+        float value = place->is_bf16 ? w4_bf16_to_float(buffer[largest]) : w4_fp16_to_float(buffer[largest]);
+        outliers[count++] = (w4_cpu_outlier){(int32_t)(place->block * length + largest), value};
+        buffer[largest] = 0;
+        fit = convert_block(job, place, buffer);
+    }
+    job->outlier_counts[index] = count;
+    return fit;
+}
+
 /** Task = (row, run of blocks). Rows past the chunk's end become zeros. */
 static void convert_task(void *user, int64_t task, int thread) {
     fast_job *job = user;
     const w4_device_weight *weight = job->weight;
     int64_t row = task / job->segments, tile = row / job->tile_rows, lane = row % job->tile_rows;
     int64_t first = task % job->segments * CONVERT_BLOCKS, last = w4_minimum(first + CONVERT_BLOCKS, job->blocks);
-    bool is_bf16 = job->run->problem.a_dtype == W4A16_BF16;
+    block_place place = {.row = row, .is_bf16 = job->run->problem.a_dtype == W4A16_BF16};
     static const uint16_t nothing[W4_CPU_BLOCK];
     (void)thread;
     for (int64_t block = first; block < last; block++) {
         uint16_t buffer[W4_CPU_BLOCK];
         int64_t column = block * weight->block, chunk = column / job->k_chunk * job->k_chunk;
         int64_t width = w4_minimum(job->k_chunk, weight->k_padded - chunk);
-        int32_t *pairs = job->values + chunk / 2 * job->rows_padded + tile * job->tile_rows * (width / 2) +
-                         (column - chunk) / 2 * job->tile_rows + lane;
+        place.pairs = job->values + chunk / 2 * job->rows_padded + tile * job->tile_rows * (width / 2) +
+                      (column - chunk) / 2 * job->tile_rows + lane;
+        place.block = block;
+        place.at = block * job->rows_padded + row;
+        job->outlier_counts[row * job->blocks + block] = 0;
         const uint16_t *source = row < job->rows ? gather(job, row, column, buffer) : nothing;
-        int64_t at = block * job->rows_padded + row;
-        if (!job->kernels->convert(source, weight->block, is_bf16, pairs, job->tile_rows, &job->scale[at],
-                                   &job->sum[at]))
-            __atomic_store_n(&job->slow[row], 1, __ATOMIC_RELAXED); /* several tasks may store the same 1 */
+        w4_cpu_fit fit = convert_block(job, &place, source);
+        if (fit == W4_CPU_UNEVEN) {
+            if (source != buffer) memcpy(buffer, source, (size_t)weight->block * sizeof *buffer);
+            fit = take_outliers(job, &place, buffer);
+            __atomic_store_n(&job->uneven[row], 1, __ATOMIC_RELAXED); /* several tasks may store the same 1 */
+        }
+        if (fit == W4_CPU_OUT_OF_RANGE) __atomic_store_n(&job->slow[row], 1, __ATOMIC_RELAXED);
     }
 }
 
@@ -145,16 +192,38 @@ static void load_bias(const w4_run *run, int64_t panel, float bias[W4_CPU_PANEL]
         bias[i] = w4_load_float(run->bias, run->bias_dtype, (size_t)(first + i));
 }
 
-static void store_row(const fast_job *job, int64_t row, int64_t panel, const float *sums, const float *bias) {
-    const w4_run *run = job->run;
-    int64_t first = panel * W4_CPU_PANEL, count = w4_minimum(W4_CPU_PANEL, job->weight->n - first);
-    uint16_t *c = (uint16_t *)run->c + (job->row + row) * run->ldc + first;
-    job->kernels->store(sums, bias, run->alpha, c, run->problem.c_dtype == W4A16_BF16, count);
-}
-
 /** Blocks in a group; with one group for each row of W, more blocks than there are. */
 static int64_t blocks_per_group(const w4_device_weight *weight) {
     return weight->groups == 1 ? weight->k_padded / weight->block + 1 : weight->group_size / weight->block;
+}
+
+/** The outliers of a row, block by block, after everything else: one order for every kernel. */
+static void add_outliers(const fast_job *job, int64_t row, const uint8_t *packed, float sums[W4_CPU_PANEL]) {
+    const w4_device_weight *weight = job->weight;
+    w4_cpu_outlier_job call = {
+        .block = weight->block,
+        .blocks_per_group = blocks_per_group(weight),
+        .codes = packed,
+        .scales = packed + weight->scale_offset,
+        .zeros = packed + weight->zero_offset,
+        .scale_dtype = weight->scale_dtype,
+        .zero_kind = weight->zero_kind,
+        .sums = sums,
+    };
+    for (int64_t block = 0; block < job->blocks; block++) {
+        int64_t index = row * job->blocks + block;
+        call.count = job->outlier_counts[index];
+        call.outliers = job->outliers + index * W4_CPU_OUTLIERS;
+        if (call.count) job->kernels->add_outliers(&call);
+    }
+}
+
+static void store_row(const fast_job *job, int64_t row, int64_t panel, float *sums, const float *bias) {
+    const w4_run *run = job->run;
+    if (job->uneven[row]) add_outliers(job, row, w4_cpu_panel(job->weight, panel), sums);
+    int64_t first = panel * W4_CPU_PANEL, count = w4_minimum(W4_CPU_PANEL, job->weight->n - first);
+    uint16_t *c = (uint16_t *)run->c + (job->row + row) * run->ldc + first;
+    job->kernels->store(sums, bias, run->alpha, c, run->problem.c_dtype == W4A16_BF16, count);
 }
 
 /** Task = panel. */
@@ -260,7 +329,7 @@ static void panel_task(void *user, int64_t task, int thread) {
         float bias[W4_CPU_PANEL];
         if (panel >= weight->panels) break;
         load_bias(job->run, panel, bias);
-        const float *sums = scratch.sums + i / panels * job->rows_padded * tile_n + i % panels * W4_CPU_PANEL;
+        float *sums = scratch.sums + i / panels * job->rows_padded * tile_n + i % panels * W4_CPU_PANEL;
         for (int64_t row = tile_begin * job->tile_rows; row < row_end; row++)
             store_row(job, row, panel, sums + row * tile_n, bias);
     }
@@ -309,6 +378,7 @@ void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const
         cut_rows(&job, run->m * (chunk + 1) / chunks - job.row);
         lay_out(&job, run->workspace, weight->k_padded, weight->block, device->threads);
         memset(job.slow, 0, (size_t)job.rows_padded);
+        memset(job.uneven, 0, (size_t)job.rows_padded);
         w4_cpu_parallel(worthwhile(device, job.rows_padded * job.blocks, CONVERT_SHARE), job.rows_padded * job.segments,
                         convert_task, &job);
         if (config->method == W4_CPU_METHOD_PANEL) {
