@@ -41,7 +41,7 @@ test: ## build and run all tests
 
 bench: ## time the target shapes with cold weights; a table in build/bench.csv
 	@$(MAKE) --no-print-directory build PRESET=release
-	build/release/cli/w4a16 bench -m 1,2,4,8,16,32,64,128,512 -n 4096 -k 14336 --group-size 128 --csv build/bench.csv
+	build/release/cli/w4a16 bench -m 1,2,4,8,16,32,64,128,512 -n 4096 -k 14336 --group-size 128 --csv build/bench.csv --force
 
 install: ## install under PREFIX (DESTDIR is honoured)
 	@$(MAKE) --no-print-directory build PRESET=release
