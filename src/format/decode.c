@@ -7,6 +7,7 @@
 #include "format/module.h"
 
 #include <inttypes.h>
+#include <math.h>
 
 /** Four bits at `shift` of word `index`. */
 static unsigned bits_at(const w4a16_tensor *tensor, int64_t index, int shift) {
@@ -16,6 +17,20 @@ static unsigned bits_at(const w4a16_tensor *tensor, int64_t index, int shift) {
 
 static double scale_at(const w4a16_tensor *scales, int64_t row, int64_t column) {
     return w4_load_float(scales->data, scales->dtype, (size_t)(row * scales->shape[1] + column));
+}
+
+/** Every scale finite and not 0, as the importers demand. */
+static w4a16_status check_scales(const w4_module *module) {
+    const w4_tensor_ref *ref = &module->parts[W4_PART_SCALES];
+    for (int64_t row = 0; row < ref->tensor->shape[0]; row++)
+        for (int64_t column = 0; column < ref->tensor->shape[1]; column++) {
+            double scale = scale_at(ref->tensor, row, column);
+            if (isfinite(scale) && scale != 0) continue;
+            w4_fail(W4A16_ERROR_FORMAT, "[%" PRId64 ", %" PRId64 "] is %g; a scale must be finite and not 0", row,
+                    column, scale);
+            return w4_fail_in(W4A16_ERROR_FORMAT, ref);
+        }
+    return W4A16_OK;
 }
 
 /** The group of column k, checked; without a g_idx it follows from the position. */
@@ -100,6 +115,7 @@ w4a16_status w4a16_checkpoint_dequantize(const w4a16_checkpoint *checkpoint, con
         : module->format == W4A16_FORMAT_GPTQ ? gptq_element
                                               : compressed_tensors_element;
     int zero_offset = module->format == W4A16_FORMAT_GPTQ ? gptq_zero_offset(module) : 0;
+    W4_TRY(check_scales(module));
     int64_t group;
     for (int64_t k = 0; k < module->k; k++) W4_TRY(group_at(module, k, &group)); /* before anything is written */
     for (int64_t n = 0; n < module->n; n++)

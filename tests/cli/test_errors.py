@@ -105,7 +105,7 @@ class Contents(CommandTest):
         return result
 
     def test_scale(self):
-        for value in (numpy.nan, numpy.inf):
+        for value in (numpy.nan, numpy.inf, 0):
             def change(tensors, value=value):
                 tensors[f"{Q_PROJ}.scales"][1, 3] = value
             result = self.check(f"scale-{value}", change)
@@ -120,13 +120,6 @@ class Contents(CommandTest):
         self.succeed("quantize", self.folder / "w.safetensors", "-o", path, "--scale-dtype", "fp32")
         self.refuse(1, "dequantize", path, "-o", output, "--dtype", "fp16", says=("fc", "fp16 is too narrow"))
         self.succeed("dequantize", path, "-o", output)
-
-    def test_zero_scale(self):
-        def change(tensors):
-            tensors[f"{Q_PROJ}.scales"][1, 3] = 0
-        result = run("verify", self.damage("zero", change))
-        self.assertEqual(result.returncode, 1)
-        self.assertRegex(result.stdout, rf"(?m)^{Q_PROJ} .*FAIL")
 
     def test_group_index(self):
         def change(tensors):

@@ -36,8 +36,7 @@ void w4_cpu_device_query(int index, w4a16_device_info *info) {
     snprintf(info->id, sizeof info->id, "cpu");
     read_name(info->name, sizeof info->name);
 #if W4_CPU_X86
-    static const char *const features[] = {"", " (avx2, f16c, fma)",
-                                           " (avx2, f16c, fma, avx512f, avx512bw, avx512vl, avx512vnni)"};
+    static const char *const features[] = {"", " (avx2, f16c, fma)", " (avx2, f16c, fma, avx512f/bw/vl/vnni)"};
     snprintf(info->architecture, sizeof info->architecture, "x86-64%s", features[level]);
 #else
     snprintf(info->architecture, sizeof info->architecture, "portable C");
