@@ -134,7 +134,7 @@ static w4a16_status make_sample(void *state, const char *module, const w4a16_ten
 }
 
 static void write_floats(const char *path, const w4_matrix *matrices, size_t count) {
-    w4a16_tensor tensors[8] = {{NULL}};
+    w4a16_tensor tensors[8] = {{.name = NULL}};
     char names[8][32];
     for (size_t i = 0; i < count; i++) {
         snprintf(names[i], sizeof names[i], "m%zu.weight", i);
