@@ -22,11 +22,14 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/w4a16ConfigVersion.cmake 
 install(FILES ${PROJECT_BINARY_DIR}/w4a16Config.cmake ${PROJECT_BINARY_DIR}/w4a16ConfigVersion.cmake
   DESTINATION ${package_dir})
 
-# For pkg-config --static: what the archive needs beyond jansson, by the names that the compiler's OpenMP goes by.
+# For pkg-config --static: what the archive needs beyond jansson. gcc finds its OpenMP runtime by name; clang's is on
+# no search path, so that the file itself is named.
 set(private_libraries)
 foreach(library IN LISTS OpenMP_C_LIB_NAMES)
-  if(NOT library STREQUAL pthread)
-    string(APPEND private_libraries "-l${library} ")
+  if(library STREQUAL "gomp")
+    string(APPEND private_libraries "-lgomp ")
+  elseif(NOT library STREQUAL "pthread")
+    string(APPEND private_libraries "${OpenMP_${library}_LIBRARY} ")
   endif()
 endforeach()
 string(APPEND private_libraries "-lm -ldl -lpthread")
