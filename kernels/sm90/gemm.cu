@@ -181,7 +181,38 @@ __device__ __forceinline__ void add_group(float (&total)[SUMS], const float (&su
     for (int i = 0; i < SUMS; i++) total[i] = fmaf(group.scale[i % 4 / 2], sums[i], total[i]);
 }
 
+/** 0 where a group begins at this column: its first product is not added to what the sums held. */
+__device__ __forceinline__ int column_in_group(int column, int group_size) { return column % group_size != 0; }
+
+/** Keep the compiler from moving the making of a fragment behind the fence: it would see registers of a running wgmma
+ * change, and serialise all of them. */
+__device__ __forceinline__ void settle(uint32_t (&fragment)[2][4]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) asm volatile("" : "+r"(fragment[i / 4][i % 4])::"memory");
+}
+
+/** The same for sums, around code that reads them. */
+__device__ __forceinline__ void settle(float (&sums)[SUMS]) {
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+/** 32 columns of k: two k16 steps. */
 template <bool BF16>
+__device__ __forceinline__ void multiply_half(const Dequantizer<BF16> &dequantizer, uint32_t first, uint32_t second,
+                                              uint64_t descriptor, int add, uint32_t (&fragment)[2][4],
+                                              float (&sums)[SUMS]) {
+    dequantizer.word(first, fragment[0]);
+    dequantizer.word(second, fragment[1]);
+    settle(fragment);
+    wgmma_fence();
+    wgmma<TILE_M, BF16>::run(sums, fragment[0], descriptor, add);
+    wgmma<TILE_M, BF16>::run(sums, fragment[1], descriptor + 2, 1);
+    wgmma_commit();
+}
+
+/** One tile of one consumer. SHORT: the group size is an odd multiple of 32, so that groups may end inside a stage. */
+template <bool BF16, bool SHORT>
 __device__ __forceinline__ void multiply_tile(const w4_gemm_params &params, const Shared &shared, int strip,
                                               int consumer, Position &at, float (&total)[SUMS]) {
     const int thread = threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
@@ -190,43 +221,54 @@ __device__ __forceinline__ void multiply_tile(const w4_gemm_params &params, cons
     float sums[SUMS];
     Group group, next;
     Dequantizer<BF16> dequantizer;
-    int group_index = 0, group_end = params.group_size, running = 0;
+    int group_index = 0, group_end = params.group_size;
     group.load(params, strip, 0, row);
     next.load(params, strip, min(1, groups - 1), row);
     dequantizer.set(group, params.zero_kind);
 #pragma unroll
     for (int i = 0; i < SUMS; i++) total[i] = 0.0f;
-    for (int block = 0; block < blocks; block++) {
-        uint4 packed;
-        barrier_wait(shared.full(at.stage), at.phase);
-        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(packed.x), "=r"(packed.y), "=r"(packed.z), "=r"(packed.w)
-                     : "r"(shared.weights(at.stage, consumer) + thread * 16));
-        uint64_t descriptor = wgmma_descriptor(shared.activations(at.stage));
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            dequantizer.word(half ? packed.z : packed.x, fragment[half][0]);
-            dequantizer.word(half ? packed.w : packed.y, fragment[half][1]);
-            wgmma_fence();
-            wgmma<TILE_M, BF16>::run(sums, fragment[half][0], descriptor + 4 * half, running);
-            wgmma<TILE_M, BF16>::run(sums, fragment[half][1], descriptor + 4 * half + 2, 1);
-            wgmma_commit();
-            running = 1;
-            int column = block * TILE_K + (half + 1) * 32;
-            if (column == group_end || (half == 1 && block == blocks - 1)) {
-                wgmma_wait<0>();
-                add_group(total, sums, group);
-                running = 0;
-                group = next;
-                group_index++;
-                group_end += params.group_size;
-                next.load(params, strip, min(group_index + 1, groups - 1), row);
-                dequantizer.set(group, params.zero_kind);
-            }
-        }
+    auto end_group = [&] {
         wgmma_wait<0>();
-        if (thread % 32 == 0) barrier_arrive(shared.empty(at.stage));
-        at.advance();
+        settle(sums);
+        add_group(total, sums, group);
+        group = next;
+        group_index++;
+        group_end += params.group_size;
+        next.load(params, strip, min(group_index + 1, groups - 1), row);
+        dequantizer.set(group, params.zero_kind);
+    };
+    for (int block = 0; block < blocks;) {
+        int last = SHORT ? block + 1 : params.group_size >= params.k ? blocks : min(blocks, group_end / TILE_K), reading = -1, add = 0;
+        for (; block < last; block++) {
+            uint4 packed;
+            barrier_wait(shared.full(at.stage), at.phase);
+            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                         : "=r"(packed.x), "=r"(packed.y), "=r"(packed.z), "=r"(packed.w)
+                         : "r"(shared.weights(at.stage, consumer) + thread * 16));
+            uint64_t descriptor = wgmma_descriptor(shared.activations(at.stage));
+            /* Two halves are in flight at most: a half's registers were last read by the one before the last. */
+            if (SHORT) add = column_in_group(block * TILE_K, params.group_size);
+            wgmma_wait<1>();
+            multiply_half<BF16>(dequantizer, packed.x, packed.y, descriptor, add, fragment[0], sums);
+            if (SHORT && block * TILE_K + 32 == group_end) {
+                end_group();
+                add = 0;
+            } else {
+                add = 1;
+                wgmma_wait<1>();
+            }
+            /* Now the stage before has been read. */
+            if (reading >= 0 && thread % 32 == 0) barrier_arrive(shared.empty(reading));
+            reading = at.stage;
+            multiply_half<BF16>(dequantizer, packed.z, packed.w, descriptor + 4, add, fragment[1], sums);
+            add = 1;
+            at.advance();
+        }
+        if (!SHORT || block * TILE_K == group_end || block == blocks)
+            end_group();
+        else
+            wgmma_wait<0>();
+        if (thread % 32 == 0) barrier_arrive(shared.empty(reading));
     }
 }
 
@@ -286,7 +328,10 @@ template <bool BF16> __device__ __forceinline__ void gemm(const CUtensorMap *a, 
              * stage gets its arrivals, and drops the result. */
             bool exists = strip < (int)params.layout.strips;
             float total[SUMS];
-            multiply_tile<BF16>(params, shared, exists ? strip : tile.strip, exists ? consumer : 0, at, total);
+            if (params.group_size % TILE_K && params.group_size < params.k)
+                multiply_tile<BF16, true>(params, shared, exists ? strip : tile.strip, exists ? consumer : 0, at, total);
+            else
+                multiply_tile<BF16, false>(params, shared, exists ? strip : tile.strip, exists ? consumer : 0, at, total);
             if (exists) store_tile(params, tile, strip, total);
         }
     }
