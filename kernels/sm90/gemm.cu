@@ -106,18 +106,59 @@ __device__ __forceinline__ float load_number(const uint8_t *address, int dtype) 
 /** Scales and zero points of one group, of the two rows that a thread's fragments hold. */
 struct Group {
     float scale[2], zero[2];
-    __device__ void load(const w4_gemm_params &params, int strip, int group, int row) {
-        int64_t chunk = (int64_t)group * params.group_size / W4_CHUNK_COLUMNS;
-        int64_t line = group - w4_packed_first_group(params.group_size, chunk);
-        int64_t first = line * W4_BLOCK_ROWS + row;
-        const uint8_t *scales = params.packed + w4_packed_scale_offset(&params.layout, strip, chunk);
-        const uint8_t *zeros = params.packed + w4_packed_zero_offset(&params.layout, strip, chunk);
+};
+
+/** Walks through the groups of one strip, loading a group ahead: what a load brings is looked at a group later, when it
+ * has long arrived. */
+struct GroupReader {
+    const uint8_t *strip; /* of this strip in the packed layout, at this thread's first row of line 0 of chunk 0 */
+    int column, line;     /* where the group that was loaded begins; its line in the chunk of that column */
+    uint32_t scale[2], zero[2];
+
+    __device__ __forceinline__ void load(const w4_gemm_params &params, int row) {
+        const w4_packed_layout &layout = params.layout;
+        int chunk = column / W4_CHUNK_COLUMNS, blocks = min((int)layout.blocks - chunk * W4_CHUNK_BLOCKS, W4_CHUNK_BLOCKS);
+        const uint8_t *lines = strip + chunk * layout.chunk_stride + blocks * W4_BLOCK_BYTES;
+        const uint8_t *zeros = lines + layout.lines * W4_BLOCK_ROWS * layout.scale_size;
+        int first = line * W4_BLOCK_ROWS + row;
+#pragma unroll
         for (int i = 0; i < 2; i++) {
-            scale[i] = load_number(scales + (first + 8 * i) * params.layout.scale_size, params.scale_dtype);
-            zero[i] = 8.0f;
-            if (params.zero_kind == W4_PARAM_ZERO_INTEGER) zero[i] = (float)__ldg(zeros + first + 8 * i);
-            if (params.zero_kind == W4_PARAM_ZERO_FLOAT) zero[i] = __ldg((const float *)zeros + first + 8 * i);
+            int at = first + 8 * i;
+            if (layout.scale_size == 4)
+                scale[i] = __ldg((const unsigned int *)lines + at);
+            else
+                scale[i] = __ldg((const unsigned short *)lines + at);
+            if (params.zero_kind == W4_PARAM_ZERO_INTEGER) zero[i] = __ldg(zeros + at);
+            if (params.zero_kind == W4_PARAM_ZERO_FLOAT) zero[i] = __ldg((const unsigned int *)zeros + at);
         }
+    }
+
+    __device__ __forceinline__ void begin(const w4_gemm_params &params, int strip_index, int row) {
+        strip = params.packed + strip_index * params.layout.strip_stride;
+        column = line = 0;
+        load(params, row);
+    }
+
+    /** Hand out the group that was loaded, and load the next, if there is one. */
+    __device__ __forceinline__ Group next(const w4_gemm_params &params, int row) {
+        Group group;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            group.scale[i] = params.scale_dtype == W4_PARAM_FP32   ? __uint_as_float(scale[i])
+                             : params.scale_dtype == W4_PARAM_BF16 ? __uint_as_float(scale[i] << 16)
+                                                                   : __half2float(__ushort_as_half(scale[i]));
+            group.zero[i] = params.zero_kind == W4_PARAM_SYMMETRIC      ? 8.0f
+                            : params.zero_kind == W4_PARAM_ZERO_INTEGER ? (float)zero[i]
+                                                                        : __uint_as_float(zero[i]);
+        }
+        int before = column / W4_CHUNK_COLUMNS;
+        if (column < params.k - params.group_size) {
+            column += params.group_size;
+            /* A new chunk's line 0 belongs to the group that holds its first column: this one, or the one before. */
+            line = column / W4_CHUNK_COLUMNS == before ? line + 1 : column % W4_CHUNK_COLUMNS != 0;
+            load(params, row);
+        }
+        return group;
     }
 };
 
@@ -128,16 +169,16 @@ __device__ __forceinline__ __nv_bfloat162 bfloat162_of(uint32_t bits) {
     return *reinterpret_cast<__nv_bfloat162 *>(&bits);
 }
 
-/** What is subtracted from a thread's two rows (kernels/common/dequantize.h has the tricks and their proof). */
-template <bool BF16> struct Dequantizer;
+/** What is subtracted from a thread's two rows (kernels/common/dequantize.h has the tricks and their proof). FLOAT: zero
+ * points may have fractions; with bf16 they may not. */
+template <bool BF16, bool FLOAT> struct Dequantizer;
 
-template <> struct Dequantizer<false> {
+template <bool FLOAT> struct Dequantizer<false, FLOAT> {
+    static constexpr bool IS_BF16 = false;
     __half2 low, high, fraction[2]; /* 1024 + z of row 0; -(64 + z) of row 1; what is left of a float z */
-    bool is_float;
-    __device__ void set(const Group &group, int zero_kind) {
-        is_float = zero_kind == W4_PARAM_ZERO_FLOAT;
-        low = __float2half2_rn(1024.0f + (is_float ? 0.0f : group.zero[0]));
-        high = __float2half2_rn(-64.0f - (is_float ? 0.0f : group.zero[1]));
+    __device__ __forceinline__ void set(const Group &group) {
+        low = __float2half2_rn(1024.0f + (FLOAT ? 0.0f : group.zero[0]));
+        high = __float2half2_rn(-64.0f - (FLOAT ? 0.0f : group.zero[1]));
         fraction[0] = __float2half2_rn(group.zero[0]);
         fraction[1] = __float2half2_rn(group.zero[1]);
     }
@@ -147,7 +188,7 @@ template <> struct Dequantizer<false> {
         for (int pair = 0; pair < 2; pair++) {
             __half2 first = __hsub2(half2_of((word & 0x000f000f) | 0x64006400), low);
             __half2 second = __hfma2(half2_of((word & 0x00f000f0) | 0x64006400), sixteenth, high);
-            if (is_float) {
+            if (FLOAT) {
                 first = __hsub2(first, fraction[0]);
                 second = __hsub2(second, fraction[1]);
             }
@@ -158,9 +199,10 @@ template <> struct Dequantizer<false> {
     }
 };
 
-template <> struct Dequantizer<true> {
+template <> struct Dequantizer<true, false> {
+    static constexpr bool IS_BF16 = true;
     __nv_bfloat162 offset[2]; /* 128 + z of each row: exact, as z is an integer of at most 16 */
-    __device__ void set(const Group &group, int) {
+    __device__ __forceinline__ void set(const Group &group) {
         offset[0] = __float2bfloat162_rn(128.0f + group.zero[0]);
         offset[1] = __float2bfloat162_rn(128.0f + group.zero[1]);
     }
@@ -181,14 +223,11 @@ __device__ __forceinline__ void add_group(float (&total)[SUMS], const float (&su
     for (int i = 0; i < SUMS; i++) total[i] = fmaf(group.scale[i % 4 / 2], sums[i], total[i]);
 }
 
-/** 0 where a group begins at this column: its first product is not added to what the sums held. */
-__device__ __forceinline__ int column_in_group(int column, int group_size) { return column % group_size != 0; }
-
 /** Keep the compiler from moving the making of a fragment behind the fence: it would see registers of a running wgmma
  * change, and serialise all of them. */
-__device__ __forceinline__ void settle(uint32_t (&fragment)[2][4]) {
+template <int STEPS> __device__ __forceinline__ void settle(uint32_t (&fragment)[STEPS][4]) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) asm volatile("" : "+r"(fragment[i / 4][i % 4])::"memory");
+    for (int i = 0; i < 4 * STEPS; i++) asm volatile("" : "+r"(fragment[i / 4][i % 4])::"memory");
 }
 
 /** The same for sums, around code that reads them. */
@@ -197,79 +236,132 @@ __device__ __forceinline__ void settle(float (&sums)[SUMS]) {
     for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/** 32 columns of k: two k16 steps. */
-template <bool BF16>
-__device__ __forceinline__ void multiply_half(const Dequantizer<BF16> &dequantizer, uint32_t first, uint32_t second,
-                                              uint64_t descriptor, int add, uint32_t (&fragment)[2][4],
-                                              float (&sums)[SUMS]) {
-    dequantizer.word(first, fragment[0]);
-    dequantizer.word(second, fragment[1]);
+/** Consecutive k16 steps with one commit: dequantise, then multiply. */
+template <int STEPS, class Codes>
+__device__ __forceinline__ void multiply(const Codes &dequantizer, const uint32_t *words, uint64_t descriptor, int add,
+                                         uint32_t (&fragment)[STEPS][4], float (&sums)[SUMS]) {
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) dequantizer.word(words[step], fragment[step]);
     settle(fragment);
     wgmma_fence();
-    wgmma<TILE_M, BF16>::run(sums, fragment[0], descriptor, add);
-    wgmma<TILE_M, BF16>::run(sums, fragment[1], descriptor + 2, 1);
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+        wgmma<TILE_M, Codes::IS_BF16>::run(sums, fragment[step], descriptor + 2 * step, step == 0 ? add : 1);
+    }
     wgmma_commit();
 }
 
-/** One tile of one consumer. SHORT: the group size is an odd multiple of 32, so that groups may end inside a stage. */
-template <bool BF16, bool SHORT>
-__device__ __forceinline__ void multiply_tile(const w4_gemm_params &params, const Shared &shared, int strip,
-                                              int consumer, Position &at, float (&total)[SUMS]) {
-    const int thread = threadIdx.x % 128, row = thread / 32 * 16 + thread % 32 / 4;
-    const int blocks = (int)params.layout.blocks, groups = (params.k + params.group_size - 1) / params.group_size;
-    uint32_t fragment[2][2][4]; /* [half of a stage][k16 step] */
-    float sums[SUMS];
-    Group group, next;
-    Dequantizer<BF16> dequantizer;
-    int group_index = 0, group_end = params.group_size;
-    group.load(params, strip, 0, row);
-    next.load(params, strip, min(1, groups - 1), row);
-    dequantizer.set(group, params.zero_kind);
-#pragma unroll
-    for (int i = 0; i < SUMS; i++) total[i] = 0.0f;
-    auto end_group = [&] {
+/** One consumer's view of a tile in progress. */
+template <class Codes> struct Consumer {
+    const w4_gemm_params &params;
+    const Shared &shared;
+    int slot, thread, row; /* slot: of the stage's two blocks of W */
+    int group_end;         /* column where the current group ends */
+    Group group;
+    GroupReader groups;
+    Codes dequantizer;
+
+    __device__ __forceinline__ Consumer(const w4_gemm_params &params_, const Shared &shared_, int strip, int slot_)
+        : params(params_), shared(shared_), slot(slot_), thread(threadIdx.x % 128), row(thread / 32 * 16 + thread % 32 / 4),
+          group_end(params_.group_size) {
+        groups.begin(params, strip, row);
+        group = groups.next(params, row);
+        dequantizer.set(group);
+    }
+
+    /** Wait for a stage and read this thread's 16 bytes of it. */
+    __device__ __forceinline__ void read(const Position &at, uint32_t (&words)[4]) {
+        barrier_wait(shared.full(at.stage), at.phase);
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                     : "r"(shared.weights(at.stage, slot) + thread * 16));
+    }
+
+    __device__ __forceinline__ void release(int stage) {
+        if (thread % 32 == 0) barrier_arrive(shared.empty(stage));
+    }
+
+    /** Once all of a group's products are summed: scale them, and turn to the next group. */
+    __device__ __forceinline__ void end_group(float (&total)[SUMS], float (&sums)[SUMS]) {
         wgmma_wait<0>();
         settle(sums);
         add_group(total, sums, group);
-        group = next;
-        group_index++;
+        group = groups.next(params, row);
         group_end += params.group_size;
-        next.load(params, strip, min(group_index + 1, groups - 1), row);
-        dequantizer.set(group, params.zero_kind);
-    };
+        dequantizer.set(group);
+    }
+};
+
+/** One tile where groups are whole stages. While the wgmmas of a stage run, the next stage is dequantised into the other
+ * fragment; `reading` is the stage that is still being read. */
+template <class Codes>
+__device__ __forceinline__ void multiply_whole(Consumer<Codes> &consumer, int blocks, Position &at,
+                                               float (&total)[SUMS]) {
+    uint32_t fragment[2][4][4];
+    float sums[SUMS];
     for (int block = 0; block < blocks;) {
-        int last = SHORT ? block + 1 : params.group_size >= params.k ? blocks : min(blocks, group_end / TILE_K), reading = -1, add = 0;
-        for (; block < last; block++) {
-            uint4 packed;
-            barrier_wait(shared.full(at.stage), at.phase);
-            asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                         : "=r"(packed.x), "=r"(packed.y), "=r"(packed.z), "=r"(packed.w)
-                         : "r"(shared.weights(at.stage, consumer) + thread * 16));
-            uint64_t descriptor = wgmma_descriptor(shared.activations(at.stage));
-            /* Two halves are in flight at most: a half's registers were last read by the one before the last. */
-            if (SHORT) add = column_in_group(block * TILE_K, params.group_size);
+        int last = consumer.group_end >= consumer.params.k ? blocks : consumer.group_end / TILE_K;
+        int reading = -1, add = 0;
+        auto stage = [&](uint32_t (&own)[4][4]) {
+            uint32_t words[4];
+            consumer.read(at, words);
+            multiply<4>(consumer.dequantizer, words, wgmma_descriptor(consumer.shared.activations(at.stage)), add, own,
+                        sums);
+            add = 1;
             wgmma_wait<1>();
-            multiply_half<BF16>(dequantizer, packed.x, packed.y, descriptor, add, fragment[0], sums);
-            if (SHORT && block * TILE_K + 32 == group_end) {
-                end_group();
+            if (reading >= 0) consumer.release(reading);
+            reading = at.stage;
+            at.advance();
+            block++;
+        };
+        while (true) {
+            stage(fragment[0]);
+            if (block == last) break;
+            stage(fragment[1]);
+            if (block == last) break;
+        }
+        consumer.end_group(total, sums);
+        consumer.release(reading);
+    }
+}
+
+/** One tile where groups are odd multiples of 32, so that one may end inside a stage. Simple, not fast. */
+template <class Codes>
+__device__ __forceinline__ void multiply_halves(Consumer<Codes> &consumer, int blocks, Position &at,
+                                                float (&total)[SUMS]) {
+    uint32_t fragment[2][4];
+    float sums[SUMS];
+    int add = 0;
+    for (int block = 0; block < blocks; block++) {
+        uint32_t words[4];
+        consumer.read(at, words);
+        uint64_t descriptor = wgmma_descriptor(consumer.shared.activations(at.stage));
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            multiply<2>(consumer.dequantizer, words + 2 * half, descriptor + 4 * half, add, fragment, sums);
+            add = 1;
+            if (block * TILE_K + 32 * (half + 1) == consumer.group_end || (half == 1 && block == blocks - 1)) {
+                consumer.end_group(total, sums);
                 add = 0;
             } else {
-                add = 1;
-                wgmma_wait<1>();
+                wgmma_wait<0>();
             }
-            /* Now the stage before has been read. */
-            if (reading >= 0 && thread % 32 == 0) barrier_arrive(shared.empty(reading));
-            reading = at.stage;
-            multiply_half<BF16>(dequantizer, packed.z, packed.w, descriptor + 4, add, fragment[1], sums);
-            add = 1;
-            at.advance();
         }
-        if (!SHORT || block * TILE_K == group_end || block == blocks)
-            end_group();
-        else
-            wgmma_wait<0>();
-        if (thread % 32 == 0) barrier_arrive(shared.empty(reading));
+        consumer.release(at.stage);
+        at.advance();
     }
+}
+
+template <class Codes>
+__device__ __forceinline__ void multiply_tile(const w4_gemm_params &params, const Shared &shared, int strip, int slot,
+                                              Position &at, float (&total)[SUMS]) {
+    Consumer<Codes> consumer(params, shared, strip, slot);
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) total[i] = 0.0f;
+    if (params.group_size % TILE_K && params.group_size < params.k)
+        multiply_halves(consumer, (int)params.layout.blocks, at, total);
+    else
+        multiply_whole(consumer, (int)params.layout.blocks, at, total);
 }
 
 /* ---- Results ------------------------------------------------------------------------------------------------- */
@@ -328,10 +420,11 @@ template <bool BF16> __device__ __forceinline__ void gemm(const CUtensorMap *a, 
              * stage gets its arrivals, and drops the result. */
             bool exists = strip < (int)params.layout.strips;
             float total[SUMS];
-            if (params.group_size % TILE_K && params.group_size < params.k)
-                multiply_tile<BF16, true>(params, shared, exists ? strip : tile.strip, exists ? consumer : 0, at, total);
+            int source = exists ? strip : tile.strip, slot = exists ? consumer : 0;
+            if (!BF16 && params.zero_kind == W4_PARAM_ZERO_FLOAT)
+                multiply_tile<Dequantizer<BF16, !BF16>>(params, shared, source, slot, at, total);
             else
-                multiply_tile<BF16, false>(params, shared, exists ? strip : tile.strip, exists ? consumer : 0, at, total);
+                multiply_tile<Dequantizer<BF16, false>>(params, shared, source, slot, at, total);
             if (exists) store_tile(params, tile, strip, total);
         }
     }
