@@ -17,7 +17,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { SHARED_LIMIT = 232448, MAX_RECORDS = 16384, REPLAYED_RECORDS = 16 };
+enum { SHARED_LIMIT = 232448, MAX_RECORDS = 16384, REPLAYED_RECORDS = 4 };
 
 struct CUfunc_st {
     char name[96];
