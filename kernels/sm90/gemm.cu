@@ -19,6 +19,7 @@
  * Arithmetic: codes become q - z, exact integers in fp16 or bf16; wgmma sums a group's products in fp32; at the end of
  * the group its sum times the group's scale is added to the tile's sum in fp32. Weights are thus never rounded (with
  * float zero points q - z is rounded to fp16). One order over k for every config. */
+#include "dequantize.h"
 #include "params.h"
 #include "ptx.cuh"
 #include "shape.h"
@@ -175,6 +176,8 @@ template <bool BF16, bool FLOAT> struct Dequantizer;
 
 template <bool FLOAT> struct Dequantizer<false, FLOAT> {
     static constexpr bool IS_BF16 = false;
+    __device__ __forceinline__ Dequantizer() : magic(in_register(W4_FP16_MAGIC)) {}
+    uint32_t magic;
     __half2 low, high, fraction[2]; /* 1024 + z of row 0; -(64 + z) of row 1; what is left of a float z */
     __device__ __forceinline__ void set(const Group &group) {
         low = __float2half2_rn(1024.0f + (FLOAT ? 0.0f : group.zero[0]));
@@ -186,8 +189,8 @@ template <bool FLOAT> struct Dequantizer<false, FLOAT> {
         const __half2 sixteenth = __float2half2_rn(0.0625f);
 #pragma unroll
         for (int pair = 0; pair < 2; pair++) {
-            __half2 first = __hsub2(half2_of((word & 0x000f000f) | 0x64006400), low);
-            __half2 second = __hfma2(half2_of((word & 0x00f000f0) | 0x64006400), sixteenth, high);
+            __half2 first = __hsub2(half2_of(and_or<W4_LOW_NIBBLES>(word, magic)), low);
+            __half2 second = __hfma2(half2_of(and_or<W4_HIGH_NIBBLES>(word, magic)), sixteenth, high);
             if (FLOAT) {
                 first = __hsub2(first, fraction[0]);
                 second = __hsub2(second, fraction[1]);
@@ -201,6 +204,8 @@ template <bool FLOAT> struct Dequantizer<false, FLOAT> {
 
 template <> struct Dequantizer<true, false> {
     static constexpr bool IS_BF16 = true;
+    __device__ __forceinline__ Dequantizer() : magic(in_register(W4_BF16_MAGIC)) {}
+    uint32_t magic;
     __nv_bfloat162 offset[2]; /* 128 + z of each row: exact, as z is an integer of at most 16 */
     __device__ __forceinline__ void set(const Group &group) {
         offset[0] = __float2bfloat162_rn(128.0f + group.zero[0]);
@@ -209,7 +214,7 @@ template <> struct Dequantizer<true, false> {
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            a[i] = bits_of(__hsub2(bfloat162_of((word & 0x000f000f) | 0x43004300), offset[i % 2]));
+            a[i] = bits_of(__hsub2(bfloat162_of(and_or<W4_LOW_NIBBLES>(word, magic)), offset[i % 2]));
             word >>= 4;
         }
     }
@@ -236,18 +241,15 @@ __device__ __forceinline__ void settle(float (&sums)[SUMS]) {
     for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/** Consecutive k16 steps with one commit: dequantise, then multiply. */
-template <int STEPS, class Codes>
-__device__ __forceinline__ void multiply(const Codes &dequantizer, const uint32_t *words, uint64_t descriptor, int add,
-                                         uint32_t (&fragment)[STEPS][4], float (&sums)[SUMS]) {
-#pragma unroll
-    for (int step = 0; step < STEPS; step++) dequantizer.word(words[step], fragment[step]);
+/** Start consecutive k16 steps on fragments that are ready, with one commit. */
+template <int STEPS, bool BF16>
+__device__ __forceinline__ void multiply(uint32_t (&fragment)[STEPS][4], uint64_t descriptor, int add,
+                                         float (&sums)[SUMS]) {
     settle(fragment);
     wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-        wgmma<TILE_M, Codes::IS_BF16>::run(sums, fragment[step], descriptor + 2 * step, step == 0 ? add : 1);
-    }
+    for (int step = 0; step < STEPS; step++)
+        wgmma<TILE_M, BF16>::run(sums, fragment[step], descriptor + 2 * step, step == 0 ? add : 1);
     wgmma_commit();
 }
 
@@ -281,67 +283,83 @@ template <class Codes> struct Consumer {
         if (thread % 32 == 0) barrier_arrive(shared.empty(stage));
     }
 
-    /** Once all of a group's products are summed: scale them, and turn to the next group. */
-    __device__ __forceinline__ void end_group(float (&total)[SUMS], float (&sums)[SUMS]) {
-        wgmma_wait<0>();
-        settle(sums);
-        add_group(total, sums, group);
+    template <int STEPS> __device__ __forceinline__ void dequantise(const uint32_t *words, uint32_t (&fragment)[STEPS][4]) {
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) dequantizer.word(words[step], fragment[step]);
+    }
+
+    /** Turn to the next group; what is returned are the scales of the one that ends. */
+    __device__ __forceinline__ Group turn() {
+        Group ended = group;
         group = groups.next(params, row);
         group_end += params.group_size;
         dequantizer.set(group);
+        return ended;
     }
 };
 
+/** Once all of a group's wgmmas are done: add its sums, scaled. */
+__device__ __forceinline__ void end_group(float (&total)[SUMS], float (&sums)[SUMS], const Group &group) {
+    wgmma_wait<0>();
+    settle(sums);
+    add_group(total, sums, group);
+}
+
 /** One tile where groups are whole stages. While the wgmmas of a stage run, the next stage is dequantised into the other
- * fragment; `reading` is the stage that is still being read. */
+ * fragment, across the ends of groups too, so that only the scaling of sums keeps the tensor cores waiting. */
 template <class Codes>
 __device__ __forceinline__ void multiply_whole(Consumer<Codes> &consumer, int blocks, Position &at,
                                                float (&total)[SUMS]) {
-    uint32_t fragment[2][4][4];
+    uint32_t first[4][4], second[4][4], words[4];
     float sums[SUMS];
-    for (int block = 0; block < blocks;) {
-        int last = consumer.group_end >= consumer.params.k ? blocks : consumer.group_end / TILE_K;
-        int reading = -1, add = 0;
-        auto stage = [&](uint32_t (&own)[4][4]) {
-            uint32_t words[4];
+    int block = 0, add = 0, reading = -1; /* reading: the stage before, which wgmmas may still read */
+    consumer.read(at, words);
+    consumer.template dequantise<4>(words, first);
+    /* `own` is ready; `other` is free once the stage before is done. */
+    auto stage = [&](uint32_t (&own)[4][4], uint32_t (&other)[4][4]) {
+        multiply<4, Codes::IS_BF16>(own, wgmma_descriptor(consumer.shared.activations(at.stage)), add, sums);
+        wgmma_wait<1>();
+        if (reading >= 0) consumer.release(reading);
+        reading = at.stage;
+        at.advance();
+        block++;
+        bool ends = block * TILE_K == consumer.group_end || block == blocks;
+        Group ended = consumer.group;
+        if (ends) consumer.turn();
+        if (block < blocks) {
             consumer.read(at, words);
-            multiply<4>(consumer.dequantizer, words, wgmma_descriptor(consumer.shared.activations(at.stage)), add, own,
-                        sums);
-            add = 1;
-            wgmma_wait<1>();
-            if (reading >= 0) consumer.release(reading);
-            reading = at.stage;
-            at.advance();
-            block++;
-        };
-        while (true) {
-            stage(fragment[0]);
-            if (block == last) break;
-            stage(fragment[1]);
-            if (block == last) break;
+            consumer.template dequantise<4>(words, other);
         }
-        consumer.end_group(total, sums);
-        consumer.release(reading);
+        if (ends) end_group(total, sums, ended);
+        add = !ends;
+    };
+    while (true) {
+        stage(first, second);
+        if (block == blocks) break;
+        stage(second, first);
+        if (block == blocks) break;
     }
+    wgmma_wait<0>(); /* done since the last group's end, but the compiler wants to see it on this path */
+    consumer.release(reading);
 }
 
 /** One tile where groups are odd multiples of 32, so that one may end inside a stage. Simple, not fast. */
 template <class Codes>
 __device__ __forceinline__ void multiply_halves(Consumer<Codes> &consumer, int blocks, Position &at,
                                                 float (&total)[SUMS]) {
-    uint32_t fragment[2][4];
+    uint32_t fragment[2][4], words[4];
     float sums[SUMS];
     int add = 0;
     for (int block = 0; block < blocks; block++) {
-        uint32_t words[4];
         consumer.read(at, words);
         uint64_t descriptor = wgmma_descriptor(consumer.shared.activations(at.stage));
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            multiply<2>(consumer.dequantizer, words + 2 * half, descriptor + 4 * half, add, fragment, sums);
+            consumer.template dequantise<2>(words + 2 * half, fragment);
+            multiply<2, Codes::IS_BF16>(fragment, descriptor + 4 * half, add, sums);
             add = 1;
             if (block * TILE_K + 32 * (half + 1) == consumer.group_end || (half == 1 && block == blocks - 1)) {
-                consumer.end_group(total, sums);
+                end_group(total, sums, consumer.turn());
                 add = 0;
             } else {
                 wgmma_wait<0>();

@@ -74,6 +74,21 @@ template <int COUNT> __device__ __forceinline__ void registers_take() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
+/* ---- Bits ---------------------------------------------------------------------------------------------------- */
+
+/** (word & MASK) | magic in one instruction; two constants would make two, so `magic` must be a register. */
+template <uint32_t MASK> __device__ __forceinline__ uint32_t and_or(uint32_t word, uint32_t magic) {
+    uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "n"(MASK), "r"(magic));
+    return result;
+}
+
+/** A constant that the compiler keeps in a register. */
+__device__ __forceinline__ uint32_t in_register(uint32_t value) {
+    asm volatile("mov.u32 %0, %0;" : "+r"(value));
+    return value;
+}
+
 /* ---- wgmma --------------------------------------------------------------------------------------------------- */
 
 /** Before the first wgmma, and after registers that one reads were written by other instructions. */
