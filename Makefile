@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 python = build/venv/bin/python
 # Asked by the shell, after the set-up: make itself expands a whole recipe before it runs the first line.
 generator = $$(test -f build/$(1)/CMakeCache.txt || { command -v ninja >/dev/null && echo -G Ninja; })
-configure = cmake --preset $(1) $(call generator,$(1)) $(2) --log-level=NOTICE
+configure = mkdir -p build && cmake --preset $(1) $(call generator,$(1)) $(2) --log-level=NOTICE >build/configure.log
 compile = cmake --build build/$(1) -j $(JOBS)
 check = ctest --preset $(1) -j $(JOBS) --no-tests=error --output-junit $(CURDIR)/build/$(1)/junit.xml
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Time every CPU config on cold weights, beside the read bandwidth and the multiply-add rate of the same moment:
+ * Time every CPU config on cold weights, each call beside the read bandwidth and the multiply-add rate of the moment:
  *
  *     cpu_bench [N K GROUP_SIZE [M...]]        (4096 14336 128, M 1 2 4 8 16 32 64 128 512)
  *     CPU_BENCH_CONFIG=m6n16 cpu_bench ...     only configs whose name contains the text
  *     CPU_BENCH_THREADS=1 cpu_bench ...
  *
  * A config that is wrong against fp64 on a sample of C is reported and not timed. */
-#include "backend/backend.h"
+#include "backend/cpu/cpu.h"
 #include "core/half.h"
 #include "core/memory.h"
 
@@ -16,7 +16,7 @@
 #include <string.h>
 #include <time.h>
 
-static const double SECONDS = 0.7;
+static const double SECONDS = 1.5;
 
 enum { SAMPLES = 400, MOST_RUNS = 4000 };
 
@@ -68,19 +68,33 @@ static double sample_error(const w4_matrix *matrix, const w4_run *run) {
     return sqrt(error / norm);
 }
 
-/** Median seconds of a call; each call takes the next of `copies` weights. */
-static double median_time(const w4_device *device, w4_run *run, w4_device_weight **weights, int copies) {
-    static double times[MOST_RUNS];
+typedef struct timing {
+    double seconds;          /* median of the calls */
+    double of_read, of_peak; /* medians of the call's rate over the limit's, measured just after it */
+} timing;
+
+static double median(double *values, int count) {
+    qsort(values, (size_t)count, sizeof *values, compare_times);
+    return values[count / 2];
+}
+
+/** Each call takes the next of `copies` weights, and is followed by one pass of the read loop over another copy and by
+ * one burst of multiply-adds: on a machine whose speed drifts only neighbours in time can be compared. */
+static timing time_calls(const w4_device *device, w4_run *run, w4_device_weight **weights, int copies, double flop) {
+    static double times[MOST_RUNS], of_read[MOST_RUNS], of_peak[MOST_RUNS];
     int count = 0;
-    double begin = now();
-    while (count < MOST_RUNS && (count < 3 || now() - begin < SECONDS)) {
-        run->weight = weights[count % copies];
+    double begin = now(), bytes = (double)w4_cpu_backend.weight_bytes(weights[0]);
+    while (count < MOST_RUNS && (count < 5 || now() - begin < SECONDS)) {
+        run->weight = weights[2 * count % copies];
         double start = now();
         must(w4_cpu_backend.run(device, run));
-        times[count++] = now() - start;
+        times[count] = now() - start;
+        const w4_device_weight *other = weights[(2 * count + 1) % copies];
+        of_read[count] = bytes / times[count] / w4_cpu_read_rate(device, other->data, (int64_t)bytes);
+        of_peak[count] = flop / times[count] / w4_cpu_multiply_rate(device);
+        count++;
     }
-    qsort(times, (size_t)count, sizeof *times, compare_times);
-    return times[count / 2];
+    return (timing){median(times, count), median(of_read, count), median(of_peak, count)};
 }
 
 int main(int argc, char **argv) {
@@ -157,12 +171,11 @@ int main(int argc, char **argv) {
                 printf("%5lld %-24s wrong: relative error %g\n", (long long)problem.m, config.name, error);
                 return 1;
             }
-            double seconds = median_time(device, &run, weights, copies);
             double flop = 2.0 * (double)problem.m * (double)n * (double)k;
+            timing time = time_calls(device, &run, weights, copies, flop);
             printf("%5lld %-24s %10.1f %9.1f %7.1f%% %10.1f %7.1f%% %10.1f %9.2g\n", (long long)problem.m, config.name,
-                   seconds * 1e6, bytes / seconds * 1e-9, 100 * bytes / seconds / ceilings.read_bytes_per_second,
-                   flop / seconds * 1e-9, 100 * flop / seconds / ceilings.flop_per_second,
-                   1e6 * w4_cpu_backend.config_cost(device, index, &problem), error);
+                   time.seconds * 1e6, bytes / time.seconds * 1e-9, 100 * time.of_read, flop / time.seconds * 1e-9,
+                   100 * time.of_peak, 1e6 * w4_cpu_backend.config_cost(device, index, &problem), error);
             fflush(stdout);
             free(workspace);
         }

@@ -4,7 +4,7 @@
 
 #include "core/memory.h"
 
-#include <omp.h>
+#include <math.h>
 #include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
@@ -72,32 +72,41 @@ static void multiply_task(void *user, int64_t task, int thread) {
     __atomic_store(&job->operations, &operations, __ATOMIC_RELAXED); /* the same in every task */
 }
 
-/** The shortest time of as many calls as fit in `budget` seconds, at least three. */
-static double best_time(double budget, int threads, int64_t tasks, void (*body)(void *, int64_t, int), void *user) {
-    double begin = now(), best = 0;
-    for (int i = 0; i < 3 || now() - begin < budget; i++) {
-        double start = now();
-        w4_cpu_parallel(threads, tasks, body, user);
-        double taken = now() - start;
-        if (i == 0 || taken < best) best = taken;
-    }
-    return best;
+/** The plain C loops where the device has no fast kernels. */
+static ceiling_job make_job(const w4_device *device, const uint8_t *data) {
+    const w4_cpu_kernels *kernels = w4_cpu_kernels_of(device->allowed);
+    return (ceiling_job){kernels ? kernels->read : read_plain, kernels ? kernels->multiply_add : multiply_add_plain,
+                         data, 0, 0};
+}
+
+double w4_cpu_read_rate(const w4_device *device, const uint8_t *data, int64_t bytes) {
+    ceiling_job job = make_job(device, data);
+    double start = now();
+    w4_cpu_parallel(device->threads, bytes / SLICE_BYTES, read_task, &job);
+    return (double)(bytes / SLICE_BYTES * SLICE_BYTES) / (now() - start);
+}
+
+double w4_cpu_multiply_rate(const w4_device *device) {
+    ceiling_job job = make_job(device, NULL);
+    int64_t tasks = (int64_t)device->threads * 16;
+    double start = now();
+    w4_cpu_parallel(device->threads, tasks, multiply_task, &job);
+    return job.operations * (double)tasks / (now() - start);
 }
 
 w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings) {
-    const w4_cpu_kernels *kernels = w4_cpu_kernels_of(device->allowed);
-    ceiling_job job = {kernels ? kernels->read : read_plain, kernels ? kernels->multiply_add : multiply_add_plain, NULL,
-                       0, 0};
     void *data;
-    int64_t slices = (int64_t)w4_cpu_cold_bytes(device) / SLICE_BYTES, bytes = slices * SLICE_BYTES;
+    int64_t bytes = (int64_t)w4_cpu_cold_bytes(device);
     W4_TRY(w4_allocate((uint64_t)bytes, "the memory that the read loop reads", &data));
-    job.data = data;
     for (int64_t i = 0; i < bytes; i += 4096) ((uint8_t *)data)[i] = 1; /* pages of its own, not the zero page */
-    ceilings->read_bytes_per_second = (double)bytes / best_time(READ_SECONDS, device->threads, slices, read_task, &job);
+    double read = 0, multiply = 0, begin = now();
+    for (int i = 0; i < 3 || now() - begin < READ_SECONDS; i++)
+        read = fmax(read, w4_cpu_read_rate(device, data, bytes));
     free(data);
-
-    int64_t tasks = (int64_t)device->threads * 16;
-    double taken = best_time(MULTIPLY_SECONDS, device->threads, tasks, multiply_task, &job);
-    ceilings->flop_per_second = job.operations * (double)tasks / taken;
+    begin = now();
+    for (int i = 0; i < 3 || now() - begin < MULTIPLY_SECONDS; i++)
+        multiply = fmax(multiply, w4_cpu_multiply_rate(device));
+    ceilings->read_bytes_per_second = read;
+    ceilings->flop_per_second = multiply;
     return W4A16_OK;
 }

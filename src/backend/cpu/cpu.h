@@ -196,6 +196,10 @@ size_t w4_cpu_fast_workspace(const w4_device *device, const w4_cpu_config *confi
 void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const w4_run *run);
 
 double w4_cpu_cold_bytes(const w4_device *device);
+/** Bytes per second of one pass of the widest loads over `data`, with all threads; whole MiB are read. */
+double w4_cpu_read_rate(const w4_device *device, const uint8_t *data, int64_t bytes);
+/** Floating-point operations per second of multiply-adds on registers, in one burst of some milliseconds. */
+double w4_cpu_multiply_rate(const w4_device *device);
 w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings);
 
 /** Call body(user, task, thread) for every task in 0..tasks-1, thread < threads. With one thread or one task no

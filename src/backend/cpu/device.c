@@ -86,7 +86,7 @@ void w4_cpu_parallel(int threads, int64_t tasks, void (*body)(void *user, int64_
     }
     /* Neighbouring tasks lie side by side in memory: hand them out in runs, several for each thread, so that a thread
      * that is held up by other work does not hold up the rest. */
-    int64_t run = tasks / (threads * (int64_t)8);
+    int64_t run = tasks / (threads * (int64_t)16);
     if (run < 1) run = 1;
 #pragma omp parallel for num_threads(threads) schedule(dynamic, run)
     for (int64_t task = 0; task < tasks; task++) body(user, task, omp_get_thread_num());
