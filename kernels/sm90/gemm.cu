@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * GEMM for sm_90a, C[m,n] = alpha * A[m,k] * W[n,k]^T + bias[n], weights of 4 bits in the packed layout. Compiled once a
- * config with W4_CONFIG_NAME, W4_TILE_N, W4_TILE_M, W4_TILE_K and W4_STAGES set (kernels.def).
+ * GEMM for sm_90a, C[m,n] = alpha * A[m,k] * W[n,k]^T + bias[n], weights of 4 bits in the packed layout. Compiled once
+ * a config with W4_CONFIG_NAME, W4_TILE_N, W4_TILE_M, W4_TILE_K and W4_STAGES set (kernels.def).
  *
  * Which side is which: the kernel computes transposed tiles, C^T = W * A^T, because wgmma takes its left operand (64
  * rows) from registers, where the dequantised weights are. wgmma's M is our N (out features), wgmma's N is our M
@@ -118,7 +118,8 @@ struct GroupReader {
 
     __device__ __forceinline__ void load(const w4_gemm_params &params, int row) {
         const w4_packed_layout &layout = params.layout;
-        int chunk = column / W4_CHUNK_COLUMNS, blocks = min((int)layout.blocks - chunk * W4_CHUNK_BLOCKS, W4_CHUNK_BLOCKS);
+        int chunk = column / W4_CHUNK_COLUMNS,
+            blocks = min((int)layout.blocks - chunk * W4_CHUNK_BLOCKS, W4_CHUNK_BLOCKS);
         const uint8_t *lines = strip + chunk * layout.chunk_stride + blocks * W4_BLOCK_BYTES;
         const uint8_t *zeros = lines + layout.lines * W4_BLOCK_ROWS * layout.scale_size;
         int first = line * W4_BLOCK_ROWS + row;
@@ -163,15 +164,21 @@ struct GroupReader {
     }
 };
 
-__device__ __forceinline__ uint32_t bits_of(__half2 value) { return *reinterpret_cast<uint32_t *>(&value); }
-__device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 value) { return *reinterpret_cast<uint32_t *>(&value); }
-__device__ __forceinline__ __half2 half2_of(uint32_t bits) { return *reinterpret_cast<__half2 *>(&bits); }
+__device__ __forceinline__ uint32_t bits_of(__half2 value) {
+    return *reinterpret_cast<uint32_t *>(&value);
+}
+__device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 value) {
+    return *reinterpret_cast<uint32_t *>(&value);
+}
+__device__ __forceinline__ __half2 half2_of(uint32_t bits) {
+    return *reinterpret_cast<__half2 *>(&bits);
+}
 __device__ __forceinline__ __nv_bfloat162 bfloat162_of(uint32_t bits) {
     return *reinterpret_cast<__nv_bfloat162 *>(&bits);
 }
 
-/** What is subtracted from a thread's two rows (kernels/common/dequantize.h has the tricks and their proof). FLOAT: zero
- * points may have fractions; with bf16 they may not. */
+/** What is subtracted from a thread's two rows (kernels/common/dequantize.h has the tricks and their proof). FLOAT:
+ * zero points may have fractions; with bf16 they may not. */
 template <bool BF16, bool FLOAT> struct Dequantizer;
 
 template <bool FLOAT> struct Dequantizer<false, FLOAT> {
@@ -264,8 +271,8 @@ template <class Codes> struct Consumer {
     Codes dequantizer;
 
     __device__ __forceinline__ Consumer(const w4_gemm_params &params_, const Shared &shared_, int strip, int slot_)
-        : params(params_), shared(shared_), slot(slot_), thread(threadIdx.x % 128), row(thread / 32 * 16 + thread % 32 / 4),
-          group_end(params_.group_size) {
+        : params(params_), shared(shared_), slot(slot_), thread(threadIdx.x % 128),
+          row(thread / 32 * 16 + thread % 32 / 4), group_end(params_.group_size) {
         groups.begin(params, strip, row);
         group = groups.next(params, row);
         dequantizer.set(group);
@@ -283,7 +290,8 @@ template <class Codes> struct Consumer {
         if (thread % 32 == 0) barrier_arrive(shared.empty(stage));
     }
 
-    template <int STEPS> __device__ __forceinline__ void dequantise(const uint32_t *words, uint32_t (&fragment)[STEPS][4]) {
+    template <int STEPS>
+    __device__ __forceinline__ void dequantise(const uint32_t *words, uint32_t (&fragment)[STEPS][4]) {
 #pragma unroll
         for (int step = 0; step < STEPS; step++) dequantizer.word(words[step], fragment[step]);
     }
@@ -305,8 +313,8 @@ __device__ __forceinline__ void end_group(float (&total)[SUMS], float (&sums)[SU
     add_group(total, sums, group);
 }
 
-/** One tile where groups are whole stages. While the wgmmas of a stage run, the next stage is dequantised into the other
- * fragment, across the ends of groups too, so that only the scaling of sums keeps the tensor cores waiting. */
+/** One tile where groups are whole stages. While the wgmmas of a stage run, the next stage is dequantised into the
+ * other fragment, across the ends of groups too, so that only the scaling of sums keeps the tensor cores waiting. */
 template <class Codes>
 __device__ __forceinline__ void multiply_whole(Consumer<Codes> &consumer, int blocks, Position &at,
                                                float (&total)[SUMS]) {
@@ -316,7 +324,7 @@ __device__ __forceinline__ void multiply_whole(Consumer<Codes> &consumer, int bl
     consumer.read(at, words);
     consumer.template dequantise<4>(words, first);
     /* `own` is ready; `other` is free once the stage before is done. */
-    auto stage = [&](uint32_t (&own)[4][4], uint32_t (&other)[4][4]) {
+    auto stage = [&](uint32_t(&own)[4][4], uint32_t(&other)[4][4]) {
         multiply<4, Codes::IS_BF16>(own, wgmma_descriptor(consumer.shared.activations(at.stage)), add, sums);
         wgmma_wait<1>();
         if (reading >= 0) consumer.release(reading);
@@ -452,8 +460,8 @@ template <bool BF16> __device__ __forceinline__ void gemm(const CUtensorMap *a, 
 
 #define W4_ENTRY_NAME(name, dtype) w4_##name##_##dtype
 #define W4_ENTRY(name, dtype, is_bf16)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(W4_SM90_THREADS, 1)                                                   \
-        W4_ENTRY_NAME(name, dtype)(const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_gemm_params params) { \
+    extern "C" __global__ void __launch_bounds__(W4_SM90_THREADS, 1) W4_ENTRY_NAME(name, dtype)(                       \
+        const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_gemm_params params) {                        \
         gemm<is_bf16>(&a, params);                                                                                     \
     }
 

@@ -108,7 +108,9 @@ w4a16_status w4a16_context_create(const w4a16_context_options *options, w4a16_co
                        "options.threads is %d; it must be 0 (all that the process may run on) to 4096",
                        options->threads);
     int index, local;
-    W4_TRY(find_device(options->device, &index));
+    /* A wish for a CPU instruction set is a wish for the CPU. */
+    int wants_cpu = options->cpu_instruction_set && (!options->device || strcmp(options->device, "auto") == 0);
+    W4_TRY(find_device(wants_cpu ? "cpu" : options->device, &index));
     w4a16_device_info information = {.struct_size = sizeof information};
     W4_TRY(w4a16_device_query(index, &information));
     if (!information.usable)

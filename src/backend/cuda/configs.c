@@ -31,6 +31,12 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
                  device->shared_limit);
         return W4A16_ERROR_UNSUPPORTED;
     }
+    if (problem->a_dtype == W4A16_BF16 && problem->zero_kind == W4A16_ZERO_FLOAT) {
+        snprintf(reason, reason_size,
+                 "floating zero points with bf16 activations would lose bits: bf16 holds q - z only "
+                 "for whole z");
+        return W4A16_ERROR_UNSUPPORTED;
+    }
     /* Kernels count tiles in 32 bits. Batch invariance needs no check: every config adds up k in one order, whatever M
      * is. */
     int64_t tiles = w4_ceil_divide(problem->m, config->tile_m) * w4_ceil_divide(problem->n, config->tile_n);
