@@ -147,7 +147,8 @@ typedef struct w4a16_context_options {
     size_t struct_size;
     const char *device; /**< "auto" (also NULL): the fastest usable device; "cpu"; "cuda:0", ... */
     int threads;        /**< CPU threads a call may use; 0: all this process may run on (OMP_NUM_THREADS counts) */
-    const char *cpu_instruction_set; /**< NULL: the best available; "reference", "avx2", "avx512": at most this */
+    const char *cpu_instruction_set; /**< NULL: the best available; "reference", "avx2", "avx512": at most this;
+                                          with "auto" it also means the CPU */
 } w4a16_context_options;
 
 W4A16_API void w4a16_context_options_init(w4a16_context_options *options);

@@ -74,6 +74,9 @@ void w4a16_context_options_init(w4a16_context_options *options) {
 static w4a16_status find_device(const char *id, int *index) {
     if (!id || strcmp(id, "auto") == 0) {
         *index = automatic_index();
+        w4a16_device_info passed;
+        for (int i = 0; i < *index && describe(i, &passed); i++)
+            w4_log(W4A16_LOG_INFO, "auto passes over %s: %s", passed.id, passed.reason);
         return *index >= 0 ? W4A16_OK : w4_fail(W4A16_ERROR_NOT_FOUND, "this machine has no usable device");
     }
     char known[512] = "";
@@ -87,7 +90,10 @@ static w4a16_status find_device(const char *id, int *index) {
         int length = snprintf(known + used, sizeof known - used, ", %s", information.id);
         if (length > 0 && used + (size_t)length < sizeof known) used += (size_t)length;
     }
-    const char *note = strncmp(id, "cuda", 4) == 0 ? "; this build of the library has no CUDA backend" : "";
+    int no_cuda = strncmp(id, "cuda", 4) == 0;
+    for (size_t i = 0; w4_backends[i]; i++)
+        if (strcmp(w4_backends[i]->name, "cuda") == 0) no_cuda = 0;
+    const char *note = no_cuda ? "; this build of the library has no CUDA backend" : "";
     return w4_fail(W4A16_ERROR_NOT_FOUND, "options.device is '%s'; this machine has: auto%s%s", id, known, note);
 }
 
@@ -102,7 +108,9 @@ w4a16_status w4a16_context_create(const w4a16_context_options *options, w4a16_co
                        "options.threads is %d; it must be 0 (all that the process may run on) to 4096",
                        options->threads);
     int index, local;
-    W4_TRY(find_device(options->device, &index));
+    /* A wish for a CPU instruction set is a wish for the CPU. */
+    int wants_cpu = options->cpu_instruction_set && (!options->device || strcmp(options->device, "auto") == 0);
+    W4_TRY(find_device(wants_cpu ? "cpu" : options->device, &index));
     w4a16_device_info information = {.struct_size = sizeof information};
     W4_TRY(w4a16_device_query(index, &information));
     if (!information.usable)

@@ -65,11 +65,19 @@ typedef struct w4_backend {
     double (*config_cost)(const w4_device *device, size_t index, const w4_problem *problem);
     size_t (*workspace_size)(const w4_device *device, size_t index, const w4_problem *problem);
 
+    /** Load what `run` needs for a config that a plan has chosen, so that `run` itself need not allocate. NULL: there
+     * is nothing to load. */
+    w4a16_status (*prepare)(const w4_device *device, size_t index, const w4_problem *problem);
     w4a16_status (*run)(const w4_device *device, const w4_run *run);
     /** The same on host arrays: run->a, c, bias are host pointers as w4_run states, workspace is NULL. NULL here:
      * host memory is device memory, so that the caller allocates a workspace and calls `run`. */
     w4a16_status (*run_host)(const w4_device *device, const w4_run *run);
 
+    /** Time a run over copies of its weight, in turn, for at least min_seconds by the device's own clock: the median
+     * seconds of one run. Arrays as in run_host. NULL here: `run` has finished when it returns, so that the caller can
+     * time it by the host's clock. */
+    w4a16_status (*time_cold)(const w4_device *device, const w4_run *run, w4_device_weight *const *copies,
+                              size_t copy_count, double min_seconds, double *seconds, int *runs);
     /** Weights of this many bytes in all, read in turn, come from memory and not from a cache. */
     double (*cold_bytes)(const w4_device *device);
     w4a16_status (*measure_ceilings)(const w4_device *device, w4a16_ceilings *ceilings);
@@ -78,6 +86,7 @@ typedef struct w4_backend {
 enum { W4_WORKSPACE_ALIGNMENT = 256 };
 
 extern const w4_backend w4_cpu_backend;
+extern const w4_backend w4_cuda_backend; /* only in builds with W4A16_CUDA */
 
 /** The backends of this build, in the order in which "auto" tries them; ends with NULL. */
 extern const w4_backend *const w4_backends[];

@@ -146,6 +146,7 @@ w4a16_status w4_plan_choose(const w4_backend *backend, const w4_device *device, 
         at.m = result.segments[i].m_last;
         size_t bytes = backend->workspace_size(device, result.segments[i].config, &at);
         if (bytes > result.workspace_bytes) result.workspace_bytes = bytes;
+        if (backend->prepare) W4_TRY(backend->prepare(device, result.segments[i].config, &at));
     }
     *choice = result;
     return W4A16_OK;

@@ -237,10 +237,43 @@ static int compare_doubles(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/** The median of runs of a device whose `run` returns when C is complete, by the host's clock. */
+static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, double min_seconds, double *seconds,
+                                 int *timed) {
+    double *times = malloc(MAX_RUNS * sizeof *times);
+    if (!times) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the profiler's times");
+    w4a16_status status = W4A16_OK;
+    double first = 0, begin = now();
+    int runs = 0, total = 0;
+    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || now() - begin < min_seconds)) {
+        run.weight = pool->copies[(size_t)total % pool->copy_count];
+        double start = now();
+        status = pool->backend->run(pool->device, &run);
+        double taken = now() - start;
+        if (total == 0) first = taken;
+        /* Slow problems warm up within one run. */
+        int warm_up = first > 0.5 ? 1 : WARM_UP_RUNS;
+        if (total >= warm_up)
+            times[runs++] = taken;
+        else
+            begin = now();
+        total++;
+        if (runs >= 3 && now() - begin > 10 * w4_maximum(1, (int64_t)min_seconds)) break; /* ten runs would take long */
+    }
+    if (!status) {
+        qsort(times, (size_t)runs, sizeof *times, compare_doubles);
+        *seconds = times[runs / 2];
+        *timed = runs;
+    }
+    free(times);
+    return status;
+}
+
 static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *problem, size_t config, double min_seconds,
                                    buffers *all, w4a16_profile_result *result) {
+    const w4_backend *backend = pool->backend;
     w4_config information;
-    pool->backend->config_get(pool->device, config, &information);
+    backend->config_get(pool->device, config, &information);
     w4_run run = {.config = config,
                   .problem = *problem,
                   .weight = pool->copies[0],
@@ -252,50 +285,31 @@ static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *prob
                   .alpha = 1.0f,
                   .workspace = all->workspace};
     memset(all->c, 0xff, (size_t)problem->m * (size_t)problem->n * 2); /* NaN: an element left out will show */
-    W4_TRY(pool->backend->run(pool->device, &run));
-    double error = HUGE_VAL, inherent = 0;
+    W4_TRY(backend->run_host ? backend->run_host(pool->device, &run) : backend->run(pool->device, &run));
+    double error = HUGE_VAL, inherent = 0, seconds = 0;
+    int runs = 0;
     W4_TRY(sampled_error(&pool->matrix, problem, all, &error, &inherent));
     if (!(error < ERROR_LIMIT || error <= INHERENT_SHARE * inherent))
         return w4_fail(W4A16_ERROR_INTERNAL,
                        "config '%s' is wrong: relative error %g against fp64, the limit is %g; it was not timed",
                        information.name, error, ERROR_LIMIT);
-    double *times = malloc(MAX_RUNS * sizeof *times);
-    if (!times) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the profiler's times");
-    w4a16_status status = W4A16_OK;
-    double first = 0, begin = now();
-    int runs = 0, total = 0;
-    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || now() - begin < min_seconds)) {
-        run.weight = pool->copies[(size_t)total % pool->copy_count];
-        double start = now();
-        status = pool->backend->run(pool->device, &run);
-        double seconds = now() - start;
-        if (total == 0) first = seconds;
-        /* Slow problems warm up within one run. */
-        int warm_up = first > 0.5 ? 1 : WARM_UP_RUNS;
-        if (total >= warm_up)
-            times[runs++] = seconds;
-        else
-            begin = now();
-        total++;
-        if (runs >= 3 && now() - begin > 10 * w4_maximum(1, (int64_t)min_seconds)) break; /* ten runs would take long */
-    }
-    if (!status) {
-        qsort(times, (size_t)runs, sizeof *times, compare_doubles);
-        *result = (w4a16_profile_result){information.name, times[runs / 2], error, runs};
-    }
-    free(times);
-    return status;
+    if (backend->time_cold)
+        W4_TRY(backend->time_cold(pool->device, &run, pool->copies, pool->copy_count, min_seconds, &seconds, &runs));
+    else
+        W4_TRY(time_on_host(pool, run, min_seconds, &seconds, &runs));
+    *result = (w4a16_profile_result){information.name, seconds, error, runs};
+    return W4A16_OK;
 }
 
 w4a16_status w4_profile_run(w4_profile_pool *pool, const w4_problem *problem, size_t config, double min_seconds,
                             w4a16_profile_result *result) {
-    if (pool->backend->run_host)
-        return w4_fail(W4A16_ERROR_UNSUPPORTED, "profiling is not yet there for %s devices", pool->backend->name);
     pthread_mutex_lock(&pool->lock);
     w4a16_status status = fill_pool(pool, problem);
     if (!status) {
         buffers all;
-        status = make_buffers(problem, pool->backend->workspace_size(pool->device, config, problem), &all);
+        /* A device with memory of its own has its workspace there. */
+        size_t bytes = pool->backend->run_host ? 0 : pool->backend->workspace_size(pool->device, config, problem);
+        status = make_buffers(problem, bytes, &all);
         if (!status) {
             status = check_and_time(pool, problem, config, min_seconds, &all, result);
             free_buffers(&all);

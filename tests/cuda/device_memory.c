@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Device memory, streams and graphs for the tests. */
+#include "device_memory.h"
+
+#include "api/support.h"
+
+#include <cuda.h>
+#include <dlfcn.h>
+
+#define FUNCTIONS(FUNCTION)                                                                                            \
+    FUNCTION(cuInit, "cuInit")                                                                                         \
+    FUNCTION(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain")                                                     \
+    FUNCTION(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2")                                                \
+    FUNCTION(cuCtxPushCurrent, "cuCtxPushCurrent_v2")                                                                  \
+    FUNCTION(cuCtxPopCurrent, "cuCtxPopCurrent_v2")                                                                    \
+    FUNCTION(cuMemAlloc, "cuMemAlloc_v2")                                                                              \
+    FUNCTION(cuMemFree, "cuMemFree_v2")                                                                                \
+    FUNCTION(cuMemcpyHtoDAsync, "cuMemcpyHtoDAsync_v2")                                                                \
+    FUNCTION(cuMemcpyDtoHAsync, "cuMemcpyDtoHAsync_v2")                                                                \
+    FUNCTION(cuMemsetD8Async, "cuMemsetD8Async")                                                                       \
+    FUNCTION(cuStreamCreate, "cuStreamCreate")                                                                         \
+    FUNCTION(cuStreamDestroy, "cuStreamDestroy_v2")                                                                    \
+    FUNCTION(cuStreamSynchronize, "cuStreamSynchronize")                                                               \
+    FUNCTION(cuStreamBeginCapture, "cuStreamBeginCapture_v2")                                                          \
+    FUNCTION(cuStreamEndCapture, "cuStreamEndCapture")                                                                 \
+    FUNCTION(cuGraphInstantiateWithFlags, "cuGraphInstantiateWithFlags")                                               \
+    FUNCTION(cuGraphLaunch, "cuGraphLaunch")                                                                           \
+    FUNCTION(cuGraphDestroy, "cuGraphDestroy")                                                                         \
+    FUNCTION(cuGraphExecDestroy, "cuGraphExecDestroy")
+
+static struct {
+#define FIELD(name, symbol) __typeof__(&name) name;
+    FUNCTIONS(FIELD)
+} driver;
+
+static CUstream copies; /* of the copies and fills */
+
+#define CALL(function, ...)                                                                                            \
+    do {                                                                                                               \
+        CUresult call_result = driver.function(__VA_ARGS__);                                                           \
+        if (call_result != CUDA_SUCCESS) fail_msg("%s: error %d", #function, (int)call_result);                        \
+    } while (0)
+
+void device_begin(void) {
+    void *library = dlopen("libcuda.so.1", RTLD_NOW), *address;
+    if (!library) fail_msg("%s", dlerror());
+#define RESOLVE(name, symbol)                                                                                          \
+    address = dlsym(library, symbol);                                                                                  \
+    if (!address) fail_msg("no %s", symbol);                                                                           \
+    memcpy(&driver.name, &address, sizeof address);
+    FUNCTIONS(RESOLVE)
+    CUcontext context;
+    CALL(cuInit, 0);
+    CALL(cuDevicePrimaryCtxRetain, &context, 0);
+    CALL(cuCtxPushCurrent, context);
+    CALL(cuStreamCreate, &copies, CU_STREAM_NON_BLOCKING);
+}
+
+void device_end(void) {
+    CUcontext context;
+    CALL(cuStreamDestroy, copies);
+    CALL(cuCtxPopCurrent, &context);
+    CALL(cuDevicePrimaryCtxRelease, 0);
+}
+
+void *device_allocate(size_t bytes) {
+    CUdeviceptr memory = 0;
+    CALL(cuMemAlloc, &memory, bytes ? bytes : 1);
+    return (void *)(uintptr_t)memory;
+}
+
+void *device_copy_in(const void *host, size_t bytes, size_t offset) {
+    char *memory = device_allocate(bytes + offset);
+    CALL(cuMemcpyHtoDAsync, (CUdeviceptr)(uintptr_t)memory + offset, host, bytes, copies);
+    CALL(cuStreamSynchronize, copies);
+    return memory + offset;
+}
+
+void device_copy_out(void *host, const void *device, size_t bytes) {
+    CALL(cuMemcpyDtoHAsync, host, (CUdeviceptr)(uintptr_t)device, bytes, copies);
+    CALL(cuStreamSynchronize, copies);
+}
+
+void device_free(void *memory, size_t offset) {
+    if (memory) CALL(cuMemFree, (CUdeviceptr)(uintptr_t)memory - offset);
+}
+
+void device_fill(void *memory, int value, size_t bytes) {
+    if (!bytes) return;
+    CALL(cuMemsetD8Async, (CUdeviceptr)(uintptr_t)memory, (unsigned char)value, bytes, copies);
+    CALL(cuStreamSynchronize, copies);
+}
+
+void *device_stream_create(void) {
+    CUstream stream = NULL;
+    CALL(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+    return stream;
+}
+
+void device_stream_destroy(void *stream) {
+    CALL(cuStreamDestroy, stream);
+}
+
+void device_synchronize(void *stream) {
+    CALL(cuStreamSynchronize, stream);
+}
+
+void device_capture_begin(void *stream) {
+    CALL(cuStreamBeginCapture, stream, CU_STREAM_CAPTURE_MODE_GLOBAL);
+}
+
+void device_capture_run(void *stream, int times) {
+    CUgraph graph = NULL;
+    CUgraphExec executable = NULL;
+    CALL(cuStreamEndCapture, stream, &graph);
+    CALL(cuGraphInstantiateWithFlags, &executable, graph, 0);
+    for (int i = 0; i < times; i++) CALL(cuGraphLaunch, executable, stream);
+    CALL(cuStreamSynchronize, stream);
+    CALL(cuGraphExecDestroy, executable);
+    CALL(cuGraphDestroy, graph);
+}

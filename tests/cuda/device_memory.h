@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Device memory, streams and graphs for the tests of the CUDA backend, straight from the driver: the public API leaves
+ * them to the caller. Every function fails the test where the driver reports an error. */
+#ifndef W4A16_TESTS_DEVICE_MEMORY_H
+#define W4A16_TESTS_DEVICE_MEMORY_H
+
+#include <stddef.h>
+
+/** Load the driver and make device 0's primary context current; the usual way of a program around the library. */
+void device_begin(void);
+void device_end(void);
+
+void *device_allocate(size_t bytes);
+/** Allocate and fill; `offset` bytes into the allocation, which ends where the data does. */
+void *device_copy_in(const void *host, size_t bytes, size_t offset);
+void device_copy_out(void *host, const void *device, size_t bytes);
+/** Takes what device_copy_in gave with the same offset. */
+void device_free(void *memory, size_t offset);
+void device_fill(void *memory, int value, size_t bytes);
+
+void *device_stream_create(void);
+void device_stream_destroy(void *stream);
+void device_synchronize(void *stream);
+
+/** Between these, work on `stream` is recorded; the graph is then launched `times` times and destroyed. */
+void device_capture_begin(void *stream);
+void device_capture_run(void *stream, int times);
+
+#endif

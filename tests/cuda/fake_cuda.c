@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * A libcuda.so.1 that is none: device memory is the host's, kernels are loops over the packed layout. It checks what a
+ * GPU's driver checks (alignments, sizes, a current context, nothing forbidden during a capture), so that the host side
+ * of the backend is tested where there is no GPU. W4A16_FAKE_CUDA says what it pretends:
+ *   sm_90     one Hopper GPU                    none     no GPU
+ *   sm_70     one Volta GPU                     mixed    a Volta and a Hopper GPU
+ *   init      cuInit fails                      old      a driver of CUDA 11.4
+ *   memory    sm_90 without free memory         module   sm_90 that takes no cubin */
+#include "fake_cuda.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum { SHARED_LIMIT = 232448, MAX_RECORDS = 16384, REPLAYED_RECORDS = 4 };
+
+struct CUfunc_st {
+    char name[96];
+    int shared_bytes;
+};
+
+struct CUmod_st {
+    struct CUfunc_st functions[4];
+    int count;
+};
+
+struct CUstream_st {
+    struct CUgraph_st *capture; /* NULL: not capturing */
+};
+
+typedef struct record {
+    CUfunction function;
+    fake_map map;
+    w4_gemm_params gemm;
+    w4_gather_params gather;
+} record;
+
+struct CUgraph_st {
+    int count;
+    record records[];
+};
+
+struct CUevent_st {
+    double time;
+};
+
+static atomic_int live; /* allocations, modules, streams, graphs and events not given back */
+static atomic_int capturing;
+static _Thread_local int depth; /* of the stack of contexts */
+
+static int is_mode(const char *name) {
+    const char *mode = getenv("W4A16_FAKE_CUDA");
+    return strcmp(mode ? mode : "none", name) == 0;
+}
+
+static void *make(size_t bytes) {
+    void *memory = calloc(1, bytes);
+    if (!memory) abort();
+    live++;
+    return memory;
+}
+
+static CUresult drop(void *memory) {
+    if (!memory) return CUDA_ERROR_INVALID_HANDLE;
+    live--;
+    free(memory);
+    return CUDA_SUCCESS;
+}
+
+/** What every call on a device must respect; `unsafe`: not allowed while a stream captures. */
+static CUresult check_call(int unsafe) {
+    if (!depth) return CUDA_ERROR_INVALID_CONTEXT;
+    return unsafe && capturing ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+}
+
+#define RESPECT(unsafe)                                                                                                \
+    do {                                                                                                               \
+        CUresult respect_result = check_call(unsafe);                                                                  \
+        if (respect_result) return respect_result;                                                                     \
+    } while (0)
+
+__attribute__((destructor)) static void report_leaks(void) {
+    if (!live && !depth) return;
+    fprintf(stderr, "fake CUDA: %d objects were not given back, %d contexts are still pushed\n", live, depth);
+    _exit(98);
+}
+
+/* ---- Driver and devices -------------------------------------------------------------------------------------- */
+
+EXPORT CUresult cuDriverGetVersion(int *version) {
+    *version = is_mode("old") ? 11040 : 13000;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuInit(unsigned flags) {
+    (void)flags;
+    return is_mode("init") ? CUDA_ERROR_SYSTEM_DRIVER_MISMATCH : CUDA_SUCCESS;
+}
+EXPORT CUresult cuGetErrorString(CUresult error, const char **text) {
+    *text = error == CUDA_ERROR_OUT_OF_MEMORY                ? "out of memory"
+            : error == CUDA_ERROR_INVALID_IMAGE              ? "device kernel image is invalid"
+            : error == CUDA_ERROR_SYSTEM_DRIVER_MISMATCH     ? "system has unsupported display driver"
+            : error == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "operation not permitted when stream is capturing"
+                                                             : "an error of the fake driver";
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetCount(int *count) {
+    *count = is_mode("none") ? 0 : is_mode("mixed") ? 2 : 1;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGet(CUdevice *device, int index) {
+    *device = index;
+    return CUDA_SUCCESS;
+}
+static int is_volta(CUdevice device) {
+    return is_mode("sm_70") || (is_mode("mixed") && device == 0);
+}
+EXPORT CUresult cuDeviceGetName(char *name, int size, CUdevice device) {
+    snprintf(name, (size_t)size, "Fake %s", is_volta(device) ? "V100" : "H200");
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
+    *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR            ? (is_volta(device) ? 7 : 9)
+             : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR          ? 0
+             : attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT              ? 132
+             : attribute == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? SHARED_LIMIT
+                                                                                  : -1;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
+    live++;
+    *context = (CUcontext)(uintptr_t)(device + 1);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
+    (void)device;
+    live--;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuCtxPushCurrent(CUcontext context) {
+    if (!context) return CUDA_ERROR_INVALID_CONTEXT;
+    depth++;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuCtxPopCurrent(CUcontext *context) {
+    if (!depth) return CUDA_ERROR_INVALID_CONTEXT;
+    depth--;
+    *context = NULL;
+    return CUDA_SUCCESS;
+}
+
+/* ---- Memory -------------------------------------------------------------------------------------------------- */
+
+EXPORT CUresult cuMemAlloc(CUdeviceptr *pointer, size_t bytes) {
+    RESPECT(1);
+    void *memory = NULL;
+    if (is_mode("memory")) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!bytes) return CUDA_ERROR_INVALID_VALUE;
+    if (posix_memalign(&memory, 256, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+    memset(memory, 0xff, bytes);
+    live++;
+    *pointer = (CUdeviceptr)(uintptr_t)memory;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemFree(CUdeviceptr pointer) {
+    RESPECT(1);
+    return drop((void *)(uintptr_t)pointer);
+}
+EXPORT CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream) {
+    (void)stream;
+    RESPECT(0);
+    memcpy((void *)(uintptr_t)target, (void *)(uintptr_t)source, bytes);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr target, const void *source, size_t bytes, CUstream stream) {
+    return cuMemcpyAsync(target, (CUdeviceptr)(uintptr_t)source, bytes, stream);
+}
+EXPORT CUresult cuMemcpyDtoHAsync(void *target, CUdeviceptr source, size_t bytes, CUstream stream) {
+    return cuMemcpyAsync((CUdeviceptr)(uintptr_t)target, source, bytes, stream);
+}
+EXPORT CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream stream) {
+    (void)stream;
+    RESPECT(0);
+    if (copy->srcPitch < copy->WidthInBytes || copy->dstPitch < copy->WidthInBytes || copy->srcPitch > INT32_MAX ||
+        copy->dstPitch > INT32_MAX)
+        return CUDA_ERROR_INVALID_VALUE;
+    const char *source =
+        copy->srcMemoryType == CU_MEMORYTYPE_HOST ? copy->srcHost : (const char *)(uintptr_t)copy->srcDevice;
+    char *target = copy->dstMemoryType == CU_MEMORYTYPE_HOST ? copy->dstHost : (char *)(uintptr_t)copy->dstDevice;
+    for (size_t row = 0; row < copy->Height; row++)
+        memcpy(target + row * copy->dstPitch, source + row * copy->srcPitch, copy->WidthInBytes);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t bytes, CUstream stream) {
+    (void)stream;
+    RESPECT(0);
+    memset((void *)(uintptr_t)target, value, bytes);
+    return CUDA_SUCCESS;
+}
+
+/* ---- Kernels ------------------------------------------------------------------------------------------------- */
+
+EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
+    RESPECT(1);
+    if (is_mode("module") || memcmp(image, "\177ELF", 4) != 0) return CUDA_ERROR_INVALID_IMAGE;
+    *module = make(sizeof **module);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuModuleUnload(CUmodule module) {
+    RESPECT(1);
+    return drop(module);
+}
+EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
+    RESPECT(0);
+    if (module->count == 4) return CUDA_ERROR_NOT_FOUND;
+    *function = &module->functions[module->count++];
+    snprintf((*function)->name, sizeof(*function)->name, "%s", name);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
+    RESPECT(0);
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > SHARED_LIMIT)
+        return CUDA_ERROR_INVALID_VALUE;
+    function->shared_bytes = value;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuuint32_t rank, void *address,
+                                       const cuuint64_t *sizes, const cuuint64_t *strides, const cuuint32_t *box,
+                                       const cuuint32_t *steps, CUtensorMapInterleave interleave,
+                                       CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,
+                                       CUtensorMapFloatOOBfill fill) {
+    (void)promotion;
+    fake_map fields = {address, sizes[0], sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16};
+    if (rank != 2 || (uintptr_t)map % 64 || (uintptr_t)address % 16 || strides[0] % 16 || strides[0] >> 40 ||
+        !sizes[0] || !sizes[1] || sizes[0] >> 32 || sizes[1] >> 32 || box[0] != 64 || !box[1] || box[1] > 256 ||
+        steps[0] != 1 || steps[1] != 1 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
+        swizzle != CU_TENSOR_MAP_SWIZZLE_128B || fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+        return CUDA_ERROR_INVALID_VALUE;
+    memset(map, 0, sizeof *map);
+    memcpy(map, &fields, sizeof fields);
+    return CUDA_SUCCESS;
+}
+
+static int is_gemm(const char *name) {
+    return strstr(name, "_fp16") || strstr(name, "_bf16");
+}
+
+static void execute(const record *launch) {
+    const char *name = launch->function->name;
+    if (is_gemm(name))
+        fake_gemm(&launch->gemm, &launch->map);
+    else if (strcmp(name, "w4_gather") == 0)
+        fake_gather(&launch->gather);
+    else
+        usleep(1000); /* the loops that measure: they compute nothing that is kept */
+}
+
+EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                               unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,
+                               void **arguments, void **extra) {
+    RESPECT(0);
+    if (!function || !grid_x || grid_y != 1 || grid_z != 1 || !block_x || block_x > 1024 || block_y != 1 ||
+        block_z != 1 || (int)shared_bytes > function->shared_bytes || extra)
+        return CUDA_ERROR_INVALID_VALUE;
+    record launch = {.function = function};
+    if (is_gemm(function->name)) {
+        memcpy(&launch.map, arguments[0], sizeof launch.map);
+        memcpy(&launch.gemm, arguments[1], sizeof launch.gemm);
+    } else if (strcmp(function->name, "w4_gather") == 0) {
+        memcpy(&launch.gather, arguments[0], sizeof launch.gather);
+        if (grid_x != (unsigned)launch.gather.m) return CUDA_ERROR_INVALID_VALUE;
+    }
+    if (!stream || !stream->capture) {
+        execute(&launch);
+    } else {
+        if (stream->capture->count == MAX_RECORDS) return CUDA_ERROR_OUT_OF_MEMORY;
+        stream->capture->records[stream->capture->count++] = launch;
+    }
+    return CUDA_SUCCESS;
+}
+
+/* ---- Streams, graphs, events --------------------------------------------------------------------------------- */
+
+EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned flags) {
+    (void)flags;
+    RESPECT(1);
+    *stream = make(sizeof **stream);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamDestroy(CUstream stream) {
+    RESPECT(0);
+    return drop(stream);
+}
+EXPORT CUresult cuStreamSynchronize(CUstream stream) {
+    (void)stream;
+    RESPECT(1);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode mode) {
+    (void)mode;
+    RESPECT(1);
+    stream->capture = make(sizeof(struct CUgraph_st) + MAX_RECORDS * sizeof(record));
+    capturing++;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
+    RESPECT(0);
+    *graph = stream->capture;
+    stream->capture = NULL;
+    capturing--;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec *executable, CUgraph graph, unsigned long long flags) {
+    (void)flags;
+    RESPECT(1);
+    size_t bytes = sizeof *graph + (size_t)graph->count * sizeof(record);
+    *executable = (CUgraphExec)memcpy(make(bytes), graph, bytes);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
+    (void)stream;
+    RESPECT(1);
+    const struct CUgraph_st *graph = (const struct CUgraph_st *)executable;
+    /* The first ones show what there is to show; thousands would take minutes. */
+    for (int i = 0; i < graph->count && i < REPLAYED_RECORDS; i++) execute(&graph->records[i]);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuGraphDestroy(CUgraph graph) {
+    return drop(graph);
+}
+EXPORT CUresult cuGraphExecDestroy(CUgraphExec executable) {
+    return drop(executable);
+}
+EXPORT CUresult cuEventCreate(CUevent *event, unsigned flags) {
+    (void)flags;
+    RESPECT(0);
+    *event = make(sizeof **event);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
+    struct timespec time;
+    (void)stream;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    event->time = (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventSynchronize(CUevent event) {
+    (void)event;
+    RESPECT(1);
+    return CUDA_SUCCESS;
+}
+/* The driver exports both versions; the library asks for the one that every driver has. */
+#undef cuEventElapsedTime
+EXPORT CUresult cuEventElapsedTime(float *milliseconds, CUevent begin, CUevent end);
+EXPORT CUresult cuEventElapsedTime(float *milliseconds, CUevent begin, CUevent end) {
+    *milliseconds = (float)((end->time - begin->time) * 1e3);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuEventDestroy(CUevent event) {
+    return drop(event);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The fake driver's kernels: what the GPU's compute, one element at a time, in double. */
+#ifndef W4A16_TESTS_FAKE_CUDA_H
+#define W4A16_TESTS_FAKE_CUDA_H
+
+#include "params.h"
+
+#include <cuda.h>
+
+/** What the fake tensor map keeps of A[m, k]. */
+typedef struct fake_map {
+    const void *address;
+    uint64_t k, m, stride;
+    int is_bf16;
+} fake_map;
+
+void fake_gemm(const w4_gemm_params *params, const fake_map *map);
+void fake_gather(const w4_gather_params *params);
+
+#endif

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Finding GPUs: each thing that may be missing or fail has its own words, and `auto` goes on to what works. The driver
+ * is tests/cuda/fake_cuda.c; the first argument is what it pretends. */
+#include "api/support.h"
+#include "backend/cuda/driver.h"
+
+static const char *mode;
+
+static w4a16_device_info query(const char *id) {
+    w4a16_device_info info = {.struct_size = sizeof info};
+    for (int i = 0; w4a16_device_query(i, &info) == W4A16_OK; i++)
+        if (strcmp(info.id, id) == 0) return info;
+    fail_msg("no device %s", id);
+    return info;
+}
+
+static w4a16_status open_device(const char *device, const char *instruction_set, w4a16_context **context) {
+    w4a16_context_options options;
+    w4a16_context_options_init(&options);
+    options.device = device;
+    options.cpu_instruction_set = instruction_set;
+    return w4a16_context_create(&options, context);
+}
+
+/** `id` cannot be used, for a reason that contains `text`. */
+static void check_unusable(const char *id, const char *text) {
+    w4a16_device_info info = query(id);
+    w4a16_context *context = NULL;
+    assert_int_equal(info.usable, 0);
+    if (!strstr(info.reason, text)) fail_msg("'%s' is not in: %s", text, info.reason);
+    assert_true(info.name[0] && info.architecture[0]);
+    REFUSED(open_device(id, NULL, &context), W4A16_ERROR_UNSUPPORTED, text);
+    assert_null(context);
+}
+
+static void check_automatic(const char *id) {
+    w4a16_context *context = NULL;
+    w4a16_device_info info = {.struct_size = sizeof info};
+    CHECK(open_device(NULL, NULL, &context));
+    CHECK(w4a16_context_device(context, &info));
+    assert_string_equal(info.id, id);
+    w4a16_context_destroy(context);
+}
+
+static void unusable_libraries_are_explained(void **state) {
+    (void)state;
+    w4_cuda_driver driver;
+    char reason[256] = "";
+    assert_false(w4_cuda_driver_open("/nonexistent/libcuda.so.1", &driver, reason, sizeof reason));
+    assert_non_null(strstr(reason, "no NVIDIA driver on this machine"));
+    assert_false(w4_cuda_driver_open("libm.so.6", &driver, reason, sizeof reason));
+    assert_non_null(strstr(reason, "no function cuDriverGetVersion"));
+}
+
+static char logged[512];
+
+static void keep_line(w4a16_log_level level, const char *message, void *user) {
+    (void)user;
+    if (level == W4A16_LOG_INFO) snprintf(logged, sizeof logged, "%s", message);
+}
+
+static void missing_gpus_are_explained(void **state) {
+    (void)state;
+    static const struct {
+        const char *mode, *reason;
+    } expected[] = {{"none", "shows no GPU"},
+                    {"init", "cuInit: system has unsupported display driver"},
+                    {"old", "is one of CUDA 11.4; 12.0 or newer"},
+                    {"sm_70", "(Fake V100) has compute capability 7.0"}};
+    for (size_t i = 0; i < COUNT(expected); i++) {
+        if (strcmp(mode, expected[i].mode) != 0) continue;
+        check_unusable("cuda:0", expected[i].reason);
+        w4a16_set_log_callback(keep_line, NULL);
+        check_automatic("cpu");
+        w4a16_set_log_callback(NULL, NULL);
+        assert_non_null(strstr(logged, "auto passes over cuda:0"));
+        assert_non_null(strstr(logged, expected[i].reason));
+        return;
+    }
+    skip();
+}
+
+static void a_hopper_gpu_is_picked(void **state) {
+    (void)state;
+    w4a16_context *context = NULL;
+    if (strcmp(mode, "mixed") == 0) {
+        check_unusable("cuda:0", "compute capability 7.0");
+        check_automatic("cuda:1");
+    } else if (strcmp(mode, "sm_90") == 0) {
+        w4a16_device_info info = query("cuda:0");
+        assert_int_equal(info.usable, 1);
+        assert_string_equal(info.name, "Fake H200");
+        assert_string_equal(info.architecture, "sm_90");
+        check_automatic("cuda:0");
+        REFUSED(open_device("cuda:0", "avx2", &context), W4A16_ERROR_INVALID_ARGUMENT, "cpu_instruction_set");
+        REFUSED(open_device("cuda:1", NULL, &context), W4A16_ERROR_NOT_FOUND, "cuda:1");
+        assert_null(strstr(w4a16_last_error(), "no CUDA backend"));
+    } else {
+        skip();
+    }
+}
+
+static void driver_errors_are_named(void **state) {
+    (void)state;
+    int memory = strcmp(mode, "memory") == 0, module = strcmp(mode, "module") == 0;
+    if (!memory && !module) skip();
+    w4a16_context *context = NULL;
+    w4a16_weight *weight = NULL;
+    w4a16_plan *plan = NULL;
+    uint64_t seed = 1;
+    test_weight arrays;
+    test_weight_make(&arrays, &seed, 70, 96, 32, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
+    CHECK(open_device("cuda:0", NULL, &context));
+    if (memory) {
+        REFUSED(w4a16_weight_create(context, &arrays.canonical, &weight), W4A16_ERROR_OUT_OF_MEMORY,
+                "cuMemAlloc: out of memory");
+        assert_null(weight);
+    } else {
+        CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
+        REFUSED(w4a16_plan_create(weight, NULL, &plan), W4A16_ERROR_DEVICE,
+                "cuModuleLoadData: device kernel image is invalid");
+        assert_null(plan);
+    }
+    w4a16_weight_destroy(weight);
+    w4a16_context_destroy(context);
+    test_weight_free(&arrays);
+}
+
+int main(int argc, char **argv) {
+    mode = argc > 1 ? argv[1] : "none";
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unusable_libraries_are_explained),
+        cmocka_unit_test(missing_gpus_are_explained),
+        cmocka_unit_test(a_hopper_gpu_is_picked),
+        cmocka_unit_test(driver_errors_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
