@@ -49,25 +49,31 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     return W4A16_OK;
 }
 
-/* Rates of an H200, to rank configs with: reading cold memory, moving data from the L2 cache to all SMs, and a tile's
- * multiplications on one of its 132 SMs. */
-static const double MEMORY_RATE = 4.4e12, CACHE_RATE = 6.5e12, MULTIPLY_RATE = 600e12 / 132;
+/* To rank configs with, from one H200: what reading cold memory reaches (bytes a second); what a CTA takes for 64
+ * columns of a tile, from bench/results/2026-11-21-h200-sm90.csv (8192 x 8192, one wave, time / 128 stages); and what a
+ * call takes besides. */
+static const double MEMORY_RATE = 4.4e12, CALL_SECONDS = 2e-6;
+static const struct {
+    int32_t tile_m;
+    double stage_seconds;
+} stage_times[] = {{16, 0.355e-6}, {32, 0.365e-6}, {64, 0.435e-6}, {128, 0.645e-6}};
+
+static double stage_seconds(int32_t tile_m) {
+    size_t last = sizeof stage_times / sizeof *stage_times - 1, i = 0;
+    while (i < last && stage_times[i].tile_m < tile_m) i++;
+    return stage_times[i].stage_seconds * (tile_m > stage_times[i].tile_m ? (double)tile_m / stage_times[i].tile_m : 1);
+}
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_config *config = &w4_cuda_configs[index].public;
     w4_packed_layout layout = w4_packed_layout_make(problem->n, problem->k, problem->group_size,
                                                     (int64_t)w4a16_dtype_size(problem->scale_dtype),
                                                     (int64_t)w4_zero_size(problem->zero_kind));
-    double m = (double)problem->m, n = (double)problem->n, k = (double)problem->k, weights = (double)layout.bytes;
     int64_t tiles_m = w4_ceil_divide(problem->m, config->tile_m), tiles_n = w4_ceil_divide(problem->n, config->tile_n);
-    double memory = (weights + 2 * m * k + 2 * m * n) / MEMORY_RATE;
-    double cache = (weights * (double)tiles_m + 2 * m * k * (double)tiles_n + 2 * m * n) / CACHE_RATE;
     /* Tiles are not divided: the last wave costs as much as a full one. */
     double waves = (double)w4_ceil_divide(tiles_m * tiles_n, w4_maximum(device->processors, 1));
-    double multiply = waves * 2 * config->tile_m * config->tile_n * k / MULTIPLY_RATE;
-    double largest = memory > cache ? memory : cache;
-    /* The largest bounds the time; the others count a little, so that of two configs with one bound the one with less
-     * work wins. */
-    largest = largest > multiply ? largest : multiply;
-    return largest + 0.05 * (memory + cache + multiply);
+    double multiply = waves * (double)layout.blocks * stage_seconds(config->tile_m);
+    double m = (double)problem->m;
+    double memory = ((double)layout.bytes + 2 * m * (double)(problem->k + problem->n)) / MEMORY_RATE;
+    return CALL_SECONDS + (memory > multiply ? memory : multiply);
 }
