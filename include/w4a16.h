@@ -134,7 +134,7 @@ typedef struct w4a16_device_info {
     char architecture[64]; /**< "x86-64 (avx2, f16c, fma)", "sm_90" */
     int usable;            /**< 1: a context can be opened on it */
     int automatic;         /**< 1: the one that "auto" picks */
-    char reason[256];      /**< why it is (not) usable, why auto picks it */
+    char reason[256];      /**< why it is (not) usable */
 } w4a16_device_info;
 
 /** Describe device `index` of this machine, counting from 0. The CPU is always there.

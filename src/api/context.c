@@ -57,12 +57,7 @@ w4a16_status w4a16_device_query(int index, w4a16_device_info *info) {
     w4a16_device_info information;
     if (index < 0 || !describe(index, &information))
         return w4_fail(W4A16_ERROR_NOT_FOUND, "index is %d; this machine has no such device", index);
-    if (index == automatic_index()) {
-        information.automatic = 1;
-        size_t length = strlen(information.reason);
-        snprintf(information.reason + length, sizeof information.reason - length, "%sauto picks it",
-                 length ? "; " : "");
-    }
+    information.automatic = index == automatic_index();
     *info = information;
     return W4A16_OK;
 }
