@@ -112,7 +112,7 @@ struct Group {
 /** Walks through the groups of one strip, loading a group ahead: what a load brings is looked at a group later, when it
  * has long arrived. */
 struct GroupReader {
-    const uint8_t *strip; /* of this strip in the packed layout, at this thread's first row of line 0 of chunk 0 */
+    const uint8_t *strip; /* where this strip begins in the packed layout */
     int column, line;     /* where the group that was loaded begins; its line in the chunk of that column */
     uint32_t scale[2], zero[2];
 

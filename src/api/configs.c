@@ -45,7 +45,7 @@ w4a16_status w4a16_config_list(const w4a16_context *context, const w4a16_problem
 w4a16_status w4a16_measure_ceilings(const w4a16_context *context, w4a16_ceilings *ceilings) {
     if (!context) return w4_fail_null("context");
     if (!ceilings) return w4_fail_null("ceilings");
-    W4_TRY(w4_check_struct("ceilings", ceilings->struct_size, sizeof *ceilings));
+    W4_TRY(w4_check_struct("ceilings", NULL, ceilings->struct_size, sizeof *ceilings));
     w4a16_ceilings result = {.struct_size = sizeof result};
     W4_TRY(context->backend->measure_ceilings(context->device, &result));
     *ceilings = result;

@@ -7,18 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-w4a16_status w4_fail_null(const char *argument) {
-    return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "%s is NULL", argument);
-}
-
-w4a16_status w4_check_struct(const char *argument, size_t found, size_t expected) {
-    if (found == expected) return W4A16_OK;
-    return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
-                   "%s.struct_size is %zu; it must be %zu: initialise the struct, and use header and library of one "
-                   "version",
-                   argument, found, expected);
-}
-
 /** The backend and its own index of device `index` of the machine; NULL past the last. */
 static const w4_backend *locate(int index, int *local) {
     for (size_t i = 0; w4_backends[i]; i++) {
@@ -53,7 +41,7 @@ static int automatic_index(void) {
 
 w4a16_status w4a16_device_query(int index, w4a16_device_info *info) {
     if (!info) return w4_fail_null("info");
-    W4_TRY(w4_check_struct("info", info->struct_size, sizeof *info));
+    W4_TRY(w4_check_struct("info", NULL, info->struct_size, sizeof *info));
     w4a16_device_info information;
     if (index < 0 || !describe(index, &information))
         return w4_fail(W4A16_ERROR_NOT_FOUND, "index is %d; this machine has no such device", index);
@@ -97,7 +85,7 @@ w4a16_status w4a16_context_create(const w4a16_context_options *options, w4a16_co
     w4a16_context_options defaults;
     w4a16_context_options_init(&defaults);
     if (!options) options = &defaults;
-    W4_TRY(w4_check_struct("options", options->struct_size, sizeof *options));
+    W4_TRY(w4_check_struct("options", "w4a16_context_options_init", options->struct_size, sizeof *options));
     if (options->threads < 0 || options->threads > 4096)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
                        "options.threads is %d; it must be 0 (all that the process may run on) to 4096",
@@ -139,7 +127,7 @@ void w4a16_context_destroy(w4a16_context *context) {
 w4a16_status w4a16_context_device(const w4a16_context *context, w4a16_device_info *info) {
     if (!context) return w4_fail_null("context");
     if (!info) return w4_fail_null("info");
-    W4_TRY(w4_check_struct("info", info->struct_size, sizeof *info));
+    W4_TRY(w4_check_struct("info", NULL, info->struct_size, sizeof *info));
     *info = context->information;
     return W4A16_OK;
 }

@@ -92,10 +92,7 @@ w4a16_status w4a16_gemm_host(const w4a16_plan *plan, const void *a, int64_t lda,
     w4_run run = make_run(plan, a, lda, c, ldc, m);
     const w4a16_context *context = plan->weight->context;
     if (context->backend->run_host) return context->backend->run_host(context->device, &run);
-    size_t bytes = w4_maximum((int64_t)plan->choice.workspace_bytes, 1);
-    bytes = (bytes + W4_WORKSPACE_ALIGNMENT - 1) / W4_WORKSPACE_ALIGNMENT * W4_WORKSPACE_ALIGNMENT;
-    run.workspace = aligned_alloc(W4_WORKSPACE_ALIGNMENT, bytes);
-    if (!run.workspace) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: a workspace of %zu bytes", bytes);
+    W4_TRY(w4_allocate_aligned(plan->choice.workspace_bytes, W4_WORKSPACE_ALIGNMENT, "a workspace", &run.workspace));
     w4a16_status status = context->backend->run(context->device, &run);
     free(run.workspace);
     return status;

@@ -45,8 +45,4 @@ static inline void w4_weight_retain(w4a16_weight *weight) {
 /** Upload a validated matrix; the matrix stays the caller's. */
 w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight);
 
-/** "X is NULL", and "X.struct_size is ...". */
-w4a16_status w4_fail_null(const char *argument);
-w4a16_status w4_check_struct(const char *argument, size_t found, size_t expected);
-
 #endif

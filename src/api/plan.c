@@ -17,7 +17,7 @@ void w4a16_plan_options_init(w4a16_plan_options *options) {
 }
 
 static w4a16_status check_options(const w4a16_plan_options *options) {
-    W4_TRY(w4_check_struct("options", options->struct_size, sizeof *options));
+    W4_TRY(w4_check_struct("options", "w4a16_plan_options_init", options->struct_size, sizeof *options));
     if (options->m_min < 1)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "options.m_min is %" PRId64 "; it must be at least 1",
                        options->m_min);
@@ -99,7 +99,7 @@ void w4a16_plan_destroy(w4a16_plan *plan) {
 w4a16_status w4a16_plan_query(const w4a16_plan *plan, w4a16_plan_info *info) {
     if (!plan) return w4_fail_null("plan");
     if (!info) return w4_fail_null("info");
-    W4_TRY(w4_check_struct("info", info->struct_size, sizeof *info));
+    W4_TRY(w4_check_struct("info", NULL, info->struct_size, sizeof *info));
     const w4a16_context *context = plan->weight->context;
     const w4_plan_segment *last = &plan->choice.segments[plan->choice.count - 1];
     w4_config config;

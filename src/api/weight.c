@@ -75,7 +75,7 @@ void w4a16_weight_destroy(w4a16_weight *weight) {
 w4a16_status w4a16_weight_query(const w4a16_weight *weight, w4a16_weight_info *info) {
     if (!weight) return w4_fail_null("weight");
     if (!info) return w4_fail_null("info");
-    W4_TRY(w4_check_struct("info", info->struct_size, sizeof *info));
+    W4_TRY(w4_check_struct("info", NULL, info->struct_size, sizeof *info));
     *info = weight->information;
     return W4A16_OK;
 }

@@ -45,8 +45,8 @@ static int is_convertible(w4a16_dtype dtype) {
 
 w4a16_status w4a16_convert_elements(const void *source, w4a16_dtype source_dtype, void *target,
                                     w4a16_dtype target_dtype, size_t count) {
-    if (!source && count) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "source is NULL");
-    if (!target && count) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "target is NULL");
+    if (!source && count) return w4_fail_null("source");
+    if (!target && count) return w4_fail_null("target");
     if (!is_convertible(source_dtype))
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "source_dtype is %s; it must be fp16, bf16, fp32 or fp64",
                        w4a16_dtype_name(source_dtype));

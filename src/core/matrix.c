@@ -132,19 +132,16 @@ w4a16_status w4_matrix_validate(const w4_matrix *matrix) {
 }
 
 w4a16_status w4_matrix_from_canonical(const w4a16_canonical *canonical, w4_matrix *matrix) {
-    if (!canonical) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical is NULL");
-    if (canonical->struct_size != sizeof *canonical)
-        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
-                       "canonical.struct_size is %zu; call w4a16_canonical_init, which sets %zu",
-                       canonical->struct_size, sizeof *canonical);
+    if (!canonical) return w4_fail_null("canonical");
+    W4_TRY(w4_check_struct("canonical", "w4a16_canonical_init", canonical->struct_size, sizeof *canonical));
     W4_TRY(
         check_shape(canonical->n, canonical->k, canonical->group_size, canonical->scale_dtype, canonical->zero_kind));
     if (canonical->group_size == canonical->k && canonical->k % 32 != 0)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
                        "group_size is %" PRId64 "; it must be a multiple of 32, or -1 for one group per row",
                        canonical->group_size);
-    if (!canonical->codes) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical.codes is NULL");
-    if (!canonical->scales) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical.scales is NULL");
+    if (!canonical->codes) return w4_fail_null("canonical.codes");
+    if (!canonical->scales) return w4_fail_null("canonical.scales");
     int wants_zeros = canonical->zero_kind != W4A16_ZERO_SYMMETRIC;
     if (wants_zeros && !canonical->zeros)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "canonical.zeros is NULL; zero_kind %d needs it",

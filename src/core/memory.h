@@ -29,6 +29,9 @@ static inline int64_t w4_maximum(int64_t a, int64_t b) {
  * a pointer too. */
 w4a16_status w4_allocate(uint64_t bytes, const char *what, void **memory);
 
+/** The same, aligned to `alignment` (a power of two, 64 at least) and not zeroed. */
+w4a16_status w4_allocate_aligned(uint64_t bytes, size_t alignment, const char *what, void **memory);
+
 /** A copy of `text` on the heap. */
 w4a16_status w4_copy_text(const char *text, char **copy);
 

@@ -87,6 +87,18 @@ w4a16_status w4_fail_context(w4a16_status status, const char *format, ...) {
     return status;
 }
 
+w4a16_status w4_fail_null(const char *argument) {
+    return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "%s is NULL", argument);
+}
+
+w4a16_status w4_check_struct(const char *argument, const char *initialiser, size_t found, size_t expected) {
+    if (found == expected) return W4A16_OK;
+    if (initialiser)
+        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "%s.struct_size is %zu; call %s, which sets %zu", argument, found,
+                       initialiser, expected);
+    return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "%s.struct_size is %zu; set it to %zu", argument, found, expected);
+}
+
 void w4a16_set_log_callback(w4a16_log_callback callback, void *user) {
     pthread_mutex_lock(&log_lock);
     log_callback = callback;

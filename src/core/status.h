@@ -12,6 +12,13 @@ w4a16_status w4_fail(w4a16_status status, const char *format, ...) __attribute__
 /** Put a prefix ("FILE: tensor 'X': ") before the text of the error just set; returns `status`. */
 w4a16_status w4_fail_context(w4a16_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/** INVALID_ARGUMENT: "ARGUMENT is NULL". */
+w4a16_status w4_fail_null(const char *argument);
+
+/** INVALID_ARGUMENT where a public struct's struct_size is not what this library's header says. `initialiser`: the
+ * function that sets it, or NULL for a plain output, whose caller sets it. */
+w4a16_status w4_check_struct(const char *argument, const char *initialiser, size_t found, size_t expected);
+
 /** Send one line to the log callback, if there is one. */
 void w4_log(w4a16_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

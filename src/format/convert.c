@@ -45,13 +45,10 @@ static w4a16_status make_matrix(void *state, const char *name, const w4a16_tenso
 }
 
 w4a16_status w4a16_checkpoint_convert(const char *input, const char *output, const w4a16_convert_options *options) {
-    if (!input) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "input is NULL");
-    if (!output) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "output is NULL");
+    if (!input) return w4_fail_null("input");
+    if (!output) return w4_fail_null("output");
     if (!options) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "options is NULL; a format must be chosen");
-    if (options->struct_size != sizeof *options)
-        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
-                       "options.struct_size is %zu; call w4a16_convert_options_init, which sets %zu",
-                       options->struct_size, sizeof *options);
+    W4_TRY(w4_check_struct("options", "w4a16_convert_options_init", options->struct_size, sizeof *options));
     conversion state = {NULL};
     w4_rewrite rewrite = {.input = input,
                           .output = output,

@@ -103,7 +103,7 @@ w4a16_status w4a16_checkpoint_dequantize(const w4a16_checkpoint *checkpoint, con
     if (dtype != W4A16_FP64 && dtype != W4A16_FP32 && dtype != W4A16_FP16 && dtype != W4A16_BF16)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "dtype is %s; it must be fp64, fp32, fp16 or bf16",
                        w4a16_dtype_name(dtype));
-    if (!w) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "w is NULL");
+    if (!w) return w4_fail_null("w");
     if (!module->layout)
         return w4_fail(W4A16_ERROR_UNSUPPORTED, "%s: module '%s' is not supported: %s",
                        module->parts[W4_PART_CODES].file->path, module->name, module->reason);

@@ -80,11 +80,9 @@ size_t w4a16_checkpoint_count(const w4a16_checkpoint *checkpoint) {
 }
 
 w4a16_status w4a16_checkpoint_module(const w4a16_checkpoint *checkpoint, size_t index, w4a16_module_info *info) {
-    if (!checkpoint) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "checkpoint is NULL");
-    if (!info) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "info is NULL");
-    if (info->struct_size != sizeof *info)
-        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "info.struct_size is %zu; set it to %zu", info->struct_size,
-                       sizeof *info);
+    if (!checkpoint) return w4_fail_null("checkpoint");
+    if (!info) return w4_fail_null("info");
+    W4_TRY(w4_check_struct("info", NULL, info->struct_size, sizeof *info));
     if (index >= checkpoint->module_count)
         return w4_fail(W4A16_ERROR_NOT_FOUND, "%s: index is %zu; there are %zu quantised modules", checkpoint->path,
                        index, checkpoint->module_count);
@@ -132,9 +130,9 @@ w4a16_status w4a16_checkpoint_find(const w4a16_checkpoint *checkpoint, const cha
     static const char *const suffixes[] = {".weight",       ".qweight",       ".qzeros",       ".scales",
                                            ".g_idx",        ".weight_packed", ".weight_scale", ".weight_zero_point",
                                            ".weight_shape", ".weight_g_idx",  ".W_q"};
-    if (!checkpoint) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "checkpoint is NULL");
-    if (!module) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "module is NULL");
-    if (!index) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "index is NULL");
+    if (!checkpoint) return w4_fail_null("checkpoint");
+    if (!module) return w4_fail_null("module");
+    if (!index) return w4_fail_null("index");
     size_t length = strlen(module);
     if (find_module(checkpoint, module, length, index)) return W4A16_OK;
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {

@@ -223,8 +223,8 @@ static w4a16_status open_file(w4a16_checkpoint *checkpoint) {
 }
 
 w4a16_status w4a16_checkpoint_open(const char *path, w4a16_checkpoint **checkpoint) {
-    if (!path) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "path is NULL");
-    if (!checkpoint) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "checkpoint is NULL");
+    if (!path) return w4_fail_null("path");
+    if (!checkpoint) return w4_fail_null("checkpoint");
     w4a16_checkpoint *result = NULL;
     W4_TRY(create(path, &result));
     result->is_folder = w4_is_directory(path);

@@ -276,8 +276,8 @@ w4a16_status w4_tensor_file_parse(const uint8_t *data, uint64_t size, const char
 }
 
 w4a16_status w4a16_tensor_file_open(const char *path, w4a16_tensor_file **file) {
-    if (!path) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "path is NULL");
-    if (!file) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "file is NULL");
+    if (!path) return w4_fail_null("path");
+    if (!file) return w4_fail_null("file");
     w4_mapping mapping;
     W4_TRY(w4_map_file(path, &mapping));
     w4a16_tensor_file *result;
@@ -308,8 +308,8 @@ size_t w4a16_tensor_file_count(const w4a16_tensor_file *file) {
 }
 
 w4a16_status w4a16_tensor_file_get(const w4a16_tensor_file *file, size_t index, w4a16_tensor *tensor) {
-    if (!file) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "file is NULL");
-    if (!tensor) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "tensor is NULL");
+    if (!file) return w4_fail_null("file");
+    if (!tensor) return w4_fail_null("tensor");
     if (index >= file->count)
         return w4_fail(W4A16_ERROR_NOT_FOUND, "%s: index is %zu; the file has %zu tensors", file->path, index,
                        file->count);
@@ -318,9 +318,9 @@ w4a16_status w4a16_tensor_file_get(const w4a16_tensor_file *file, size_t index, 
 }
 
 w4a16_status w4a16_tensor_file_find(const w4a16_tensor_file *file, const char *name, w4a16_tensor *tensor) {
-    if (!file) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "file is NULL");
-    if (!name) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "name is NULL");
-    if (!tensor) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "tensor is NULL");
+    if (!file) return w4_fail_null("file");
+    if (!name) return w4_fail_null("name");
+    if (!tensor) return w4_fail_null("tensor");
     size_t low = 0, high = file->count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;

@@ -173,7 +173,7 @@ void w4_tensor_writer_abandon(w4_tensor_writer *writer) {
 }
 
 w4a16_status w4a16_tensor_file_write(const char *path, const w4a16_tensor *tensors, size_t count, int overwrite) {
-    if (!path) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "path is NULL");
+    if (!path) return w4_fail_null("path");
     if (!tensors && count > 0) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "tensors is NULL, but count is %zu", count);
     w4_tensor_writer writer;
     W4_TRY(w4_tensor_writer_open(path, overwrite != 0, tensors, count, NULL, NULL, 0, &writer));

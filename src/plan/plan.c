@@ -10,11 +10,8 @@
 #include <string.h>
 
 w4a16_status w4_problem_resolve(const w4a16_problem *problem, w4_problem *resolved) {
-    if (!problem) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "problem is NULL");
-    if (problem->struct_size != sizeof *problem)
-        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
-                       "problem.struct_size is %zu; call w4a16_problem_init, which sets %zu", problem->struct_size,
-                       sizeof *problem);
+    if (!problem) return w4_fail_null("problem");
+    W4_TRY(w4_check_struct("problem", "w4a16_problem_init", problem->struct_size, sizeof *problem));
     const struct {
         const char *name;
         int64_t value;

@@ -150,8 +150,8 @@ w4a16_status w4a16_checkpoint_quantize(const char *input, const char *output, co
     w4a16_quantize_options defaults;
     w4a16_quantize_options_init(&defaults);
     if (!options) options = &defaults;
-    if (!input) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "input is NULL");
-    if (!output) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "output is NULL");
+    if (!input) return w4_fail_null("input");
+    if (!output) return w4_fail_null("output");
     W4_TRY(w4_quantize_options_check(options));
     if (options->format != W4A16_FORMAT_AWQ && options->format != W4A16_FORMAT_GPTQ &&
         options->format != W4A16_FORMAT_COMPRESSED_TENSORS)

@@ -22,10 +22,7 @@ void w4a16_quantize_options_init(w4a16_quantize_options *options) {
 }
 
 w4a16_status w4_quantize_options_check(const w4a16_quantize_options *options) {
-    if (options->struct_size != sizeof *options)
-        return w4_fail(W4A16_ERROR_INVALID_ARGUMENT,
-                       "options.struct_size is %zu; call w4a16_quantize_options_init, which sets %zu",
-                       options->struct_size, sizeof *options);
+    W4_TRY(w4_check_struct("options", "w4a16_quantize_options_init", options->struct_size, sizeof *options));
     if (options->method != W4A16_QUANTIZE_RTN && options->method != W4A16_QUANTIZE_MSE)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "options.method is %d; W4A16_QUANTIZE_RTN or _MSE is right",
                        (int)options->method);
@@ -167,9 +164,9 @@ w4a16_status w4a16_quantize(const w4a16_quantize_options *options, const void *w
     w4a16_quantize_options_init(&defaults);
     if (!options) options = &defaults;
     W4_TRY(w4_quantize_options_check(options));
-    if (!w) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "w is NULL");
-    if (!codes) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "codes is NULL");
-    if (!scales) return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "scales is NULL");
+    if (!w) return w4_fail_null("w");
+    if (!codes) return w4_fail_null("codes");
+    if (!scales) return w4_fail_null("scales");
     if (options->asymmetric && !zeros)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "zeros is NULL; options.asymmetric needs it");
     if (dtype != W4A16_FP16 && dtype != W4A16_BF16 && dtype != W4A16_FP32)

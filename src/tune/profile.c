@@ -143,13 +143,7 @@ static w4a16_status make_buffers(const w4_problem *problem, size_t workspace_byt
         return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the activations of this problem");
     w4a16_status status = w4_allocate(a_count * 2, "activations", &all->a);
     if (!status) status = w4_allocate(c_count * 2, "outputs", &all->c);
-    if (!status) {
-        /* posix_memalign in w4_allocate gives 64; the workspace wants more. */
-        size_t rounded = (workspace_bytes + W4_WORKSPACE_ALIGNMENT - 1) / W4_WORKSPACE_ALIGNMENT;
-        all->workspace = aligned_alloc(W4_WORKSPACE_ALIGNMENT, (rounded ? rounded : 1) * W4_WORKSPACE_ALIGNMENT);
-        if (!all->workspace)
-            status = w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: a workspace of %zu bytes", workspace_bytes);
-    }
+    if (!status) status = w4_allocate_aligned(workspace_bytes, W4_WORKSPACE_ALIGNMENT, "a workspace", &all->workspace);
     if (status) {
         free_buffers(all);
         return status;

@@ -81,9 +81,12 @@ static w4a16_status get(const w4_device *device, const char *cubin, const char *
 w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, w4a16_dtype a_dtype, CUfunction *function) {
     const char *name = w4_cuda_configs[config].public.name;
     int bf16 = a_dtype == W4A16_BF16;
+    w4_cuda_kernel *kernel = &device->kernels->gemm[config][bf16];
     char entry[96];
+    *function = atomic_load_explicit(&kernel->function, memory_order_acquire);
+    if (*function) return W4A16_OK; /* every call but a kernel's first */
     snprintf(entry, sizeof entry, "w4_%s_%s", name, bf16 ? "bf16" : "fp16");
-    return get(device, name, entry, w4_cuda_shared_bytes(config), &device->kernels->gemm[config][bf16], function);
+    return get(device, name, entry, w4_cuda_shared_bytes(config), kernel, function);
 }
 
 w4a16_status w4_cuda_gather_kernel(const w4_device *device, CUfunction *function) {
