@@ -61,6 +61,7 @@ foreach(line IN LISTS lines)
     -DW4_TILE_M=${CMAKE_MATCH_3} -DW4_TILE_K=${CMAKE_MATCH_4} -DW4_STAGES=${CMAKE_MATCH_5})
 endforeach()
 w4a16_cubin(gather common_gpu/gather.cu 90a)
+w4a16_cubin(pack common_gpu/pack.cu 90a)
 w4a16_cubin(ceilings common_gpu/ceilings.cu 90a)
 
 set(W4A16_CUDA_EMBEDDED ${cubin_dir}/embedded.c)

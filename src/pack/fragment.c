@@ -13,17 +13,13 @@ w4_packed_layout w4_fragment_layout(const w4_matrix *matrix) {
                                  (int64_t)w4_zero_size(matrix->zero_kind));
 }
 
-/** Bytes of a scale of 1 in this dtype. */
-static void scale_of_one(w4a16_dtype dtype, uint8_t *bytes) {
-    w4_store_double(bytes, dtype, 0, 1.0);
-}
-
-static void zero_of_eight(w4a16_zero_kind kind, uint8_t *bytes) {
+/** The bytes of a scale of 1 and of a zero point of 8 in this matrix's types. */
+static void padding_values(const w4_matrix *matrix, uint32_t *scale, uint32_t *zero) {
     float eight = W4_PADDING_CODE;
-    if (kind == W4A16_ZERO_FLOAT)
-        memcpy(bytes, &eight, sizeof eight);
-    else
-        bytes[0] = W4_PADDING_CODE;
+    *scale = 0;
+    *zero = W4_PADDING_CODE;
+    w4_store_double(scale, matrix->scale_dtype, 0, 1.0);
+    if (matrix->zero_kind == W4A16_ZERO_FLOAT) memcpy(zero, &eight, sizeof eight);
 }
 
 static void pack_block(const w4_matrix *matrix, int64_t first_row, int64_t first_column, uint8_t *block) {
@@ -56,7 +52,7 @@ static void unpack_block(const uint8_t *block, int64_t first_row, int64_t first_
 /** Copy one value a row and line between an array [n, groups] and the lines of a chunk. `padding` fills what belongs to
  * no row or group when packing; NULL means unpacking. */
 static void move_lines(uint8_t *array, size_t value_size, uint8_t *lines, const w4_matrix *matrix,
-                       const w4_packed_layout *layout, int64_t first_row, int64_t chunk, const uint8_t *padding) {
+                       const w4_packed_layout *layout, int64_t first_row, int64_t chunk, const void *padding) {
     int64_t first_group = w4_packed_first_group(matrix->group_size, chunk);
     int64_t end = w4_minimum(matrix->k, (chunk + 1) * W4_CHUNK_COLUMNS);
     int64_t last_group = (end - 1) / matrix->group_size;
@@ -67,7 +63,7 @@ static void move_lines(uint8_t *array, size_t value_size, uint8_t *lines, const 
             int inside = first_row + row < matrix->n && group <= last_group;
             uint8_t *value = array + (inside ? (size_t)((first_row + row) * matrix->groups + group) * value_size : 0);
             if (padding)
-                memcpy(packed, inside ? value : padding, value_size);
+                memcpy(packed, inside ? (const void *)value : padding, value_size);
             else if (inside)
                 memcpy(value, packed, value_size);
         }
@@ -75,18 +71,17 @@ static void move_lines(uint8_t *array, size_t value_size, uint8_t *lines, const 
 }
 
 static void pack_strip(const w4_matrix *matrix, const w4_packed_layout *layout, int64_t strip, uint8_t *packed) {
-    uint8_t scale[4], zero[4];
-    scale_of_one(matrix->scale_dtype, scale);
-    zero_of_eight(matrix->zero_kind, zero);
+    uint32_t scale, zero;
+    padding_values(matrix, &scale, &zero);
     int64_t first_row = strip * W4_BLOCK_ROWS;
     for (int64_t block = 0; block < layout->blocks; block++)
         pack_block(matrix, first_row, block * W4_BLOCK_COLUMNS, packed + w4_packed_block_offset(layout, strip, block));
     for (int64_t chunk = 0; chunk < layout->chunks; chunk++) {
         move_lines(matrix->scales, (size_t)layout->scale_size, packed + w4_packed_scale_offset(layout, strip, chunk),
-                   matrix, layout, first_row, chunk, scale);
+                   matrix, layout, first_row, chunk, &scale);
         if (layout->zero_size)
             move_lines(matrix->zeros, (size_t)layout->zero_size, packed + w4_packed_zero_offset(layout, strip, chunk),
-                       matrix, layout, first_row, chunk, zero);
+                       matrix, layout, first_row, chunk, &zero);
     }
 }
 
@@ -114,4 +109,19 @@ void w4_fragment_unpack(const uint8_t *packed, const w4_packed_layout *layout, w
     uint8_t *source = (uint8_t *)(uintptr_t)packed;
 #pragma omp parallel for schedule(static) if (layout->strips > 16)
     for (int64_t strip = 0; strip < layout->strips; strip++) unpack_strip(source, layout, strip, matrix);
+}
+
+w4_pack_params w4_fragment_pack_params(const w4_matrix *matrix) {
+    w4_pack_params params = {
+        .codes = matrix->codes,
+        .scales = matrix->scales,
+        .zeros = matrix->zeros,
+        .layout = w4_fragment_layout(matrix),
+        .n = matrix->n,
+        .k = matrix->k,
+        .group_size = matrix->group_size,
+        .groups = matrix->groups,
+    };
+    padding_values(matrix, &params.scale_padding, &params.zero_padding);
+    return params;
 }

@@ -4,7 +4,7 @@
 #define W4_PACK_FRAGMENT_H
 
 #include "core/matrix.h"
-#include "packed_layout.h"
+#include "pack_params.h"
 
 /** The layout of this matrix. */
 w4_packed_layout w4_fragment_layout(const w4_matrix *matrix);
@@ -14,5 +14,8 @@ void w4_fragment_pack(const w4_matrix *matrix, const w4_packed_layout *layout, u
 
 /** Fill codes, scales and zeros of a matrix made by w4_matrix_create; padding is not looked at. */
 void w4_fragment_unpack(const uint8_t *packed, const w4_packed_layout *layout, w4_matrix *matrix);
+
+/** The same work for the packing kernel, on these arrays; `packed` is the caller's to set. */
+w4_pack_params w4_fragment_pack_params(const w4_matrix *matrix);
 
 #endif

@@ -5,7 +5,8 @@
  *   sm_90     one Hopper GPU                    none     no GPU
  *   sm_70     one Volta GPU                     mixed    a Volta and a Hopper GPU
  *   init      cuInit fails                      old      a driver of CUDA 11.4
- *   memory    sm_90 without free memory         module   sm_90 that takes no cubin */
+ *   memory    sm_90 without free memory         module   sm_90 that takes no cubin
+ *   tight     sm_90 with room for one array at a time */
 #include "fake_cuda.h"
 
 #include <stdatomic.h>
@@ -38,6 +39,7 @@ typedef struct record {
     fake_map map;
     w4_gemm_params gemm;
     w4_gather_params gather;
+    w4_pack_params pack;
 } record;
 
 struct CUgraph_st {
@@ -49,7 +51,8 @@ struct CUevent_st {
     double time;
 };
 
-static atomic_int live; /* allocations, modules, streams, graphs and events not given back */
+static atomic_int live;   /* allocations, modules, streams, graphs and events not given back */
+static atomic_int arrays; /* those of `live` that are device memory */
 static atomic_int capturing;
 static _Thread_local int depth; /* of the stack of contexts */
 
@@ -158,16 +161,18 @@ EXPORT CUresult cuCtxPopCurrent(CUcontext *context) {
 EXPORT CUresult cuMemAlloc(CUdeviceptr *pointer, size_t bytes) {
     RESPECT(1);
     void *memory = NULL;
-    if (is_mode("memory")) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (is_mode("memory") || (is_mode("tight") && arrays)) return CUDA_ERROR_OUT_OF_MEMORY;
     if (!bytes) return CUDA_ERROR_INVALID_VALUE;
     if (posix_memalign(&memory, 256, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
     memset(memory, 0xff, bytes);
     live++;
+    arrays++;
     *pointer = (CUdeviceptr)(uintptr_t)memory;
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuMemFree(CUdeviceptr pointer) {
     RESPECT(1);
+    if (pointer) arrays--;
     return drop((void *)(uintptr_t)pointer);
 }
 EXPORT CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream) {
@@ -255,6 +260,8 @@ static void execute(const record *launch) {
         fake_gemm(&launch->gemm, &launch->map);
     else if (strcmp(name, "w4_gather") == 0)
         fake_gather(&launch->gather);
+    else if (strcmp(name, "w4_pack") == 0)
+        fake_pack(&launch->pack);
     else
         usleep(1000); /* the loops that measure: they compute nothing that is kept */
 }
@@ -273,6 +280,9 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     } else if (strcmp(function->name, "w4_gather") == 0) {
         memcpy(&launch.gather, arguments[0], sizeof launch.gather);
         if (grid_x != (unsigned)launch.gather.m) return CUDA_ERROR_INVALID_VALUE;
+    } else if (strcmp(function->name, "w4_pack") == 0) {
+        memcpy(&launch.pack, arguments[0], sizeof launch.pack);
+        if (grid_x != launch.pack.layout.strips * launch.pack.layout.chunks) return CUDA_ERROR_INVALID_VALUE;
     }
     if (!stream || !stream->capture) {
         execute(&launch);

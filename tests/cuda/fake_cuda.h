@@ -3,6 +3,7 @@
 #ifndef W4A16_TESTS_FAKE_CUDA_H
 #define W4A16_TESTS_FAKE_CUDA_H
 
+#include "pack_params.h"
 #include "params.h"
 
 #include <cuda.h>
@@ -16,5 +17,6 @@ typedef struct fake_map {
 
 void fake_gemm(const w4_gemm_params *params, const fake_map *map);
 void fake_gather(const w4_gather_params *params);
+void fake_pack(const w4_pack_params *params);
 
 #endif

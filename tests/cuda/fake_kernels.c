@@ -50,3 +50,11 @@ void fake_gather(const w4_gather_params *params) {
             params->out[m * params->lda_out + j] =
                 j >= params->k ? 0 : params->a[m * params->lda + (params->k_order ? params->k_order[j] : j)];
 }
+
+/** The kernel's own words, from the header that it includes; last word first, for no order may matter. */
+void fake_pack(const w4_pack_params *params) {
+    for (int64_t index = params->layout.strips * params->layout.chunks; index-- > 0;) {
+        w4_pack_chunk chunk = w4_pack_chunk_at(params, index);
+        for (int32_t word = chunk.words; word-- > 0;) chunk.packed[word] = w4_pack_word(params, &chunk, word);
+    }
+}

@@ -37,7 +37,7 @@ typedef struct w4_cuda_kernel {
 /** The kernels of one open device. */
 typedef struct w4_cuda_kernels {
     pthread_mutex_t lock;
-    w4_cuda_kernel gather, read, multiply;
+    w4_cuda_kernel gather, pack, read, multiply;
     w4_cuda_kernel (*gemm)[2]; /* [config][0: fp16, 1: bf16] */
 } w4_cuda_kernels;
 
@@ -76,6 +76,7 @@ void w4_cuda_kernels_destroy(w4_cuda_kernels *kernels);
 /** Entry points; the context must be current. Only the first call for a kernel loads (and allocates). */
 w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, w4a16_dtype a_dtype, CUfunction *function);
 w4a16_status w4_cuda_gather_kernel(const w4_device *device, CUfunction *function);
+w4a16_status w4_cuda_pack_kernel(const w4_device *device, CUfunction *function);
 w4a16_status w4_cuda_ceiling_kernels(const w4_device *device, CUfunction *read, CUfunction *multiply);
 
 w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight);

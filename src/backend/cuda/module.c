@@ -25,6 +25,7 @@ static void unload(w4_cuda_kernel *kernel) {
 void w4_cuda_kernels_destroy(w4_cuda_kernels *kernels) {
     if (!kernels) return;
     unload(&kernels->gather);
+    unload(&kernels->pack);
     unload(&kernels->read);
     unload(&kernels->multiply);
     for (size_t i = 0; i < w4_cuda_config_count; i++)
@@ -91,6 +92,10 @@ w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, w4a16_d
 
 w4a16_status w4_cuda_gather_kernel(const w4_device *device, CUfunction *function) {
     return get(device, "gather", "w4_gather", 0, &device->kernels->gather, function);
+}
+
+w4a16_status w4_cuda_pack_kernel(const w4_device *device, CUfunction *function) {
+    return get(device, "pack", "w4_pack", 0, &device->kernels->pack, function);
 }
 
 w4a16_status w4_cuda_ceiling_kernels(const w4_device *device, CUfunction *read, CUfunction *multiply) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weights in the GPU's memory, packed on the host with the layout that the kernels read. */
+ * Weights in the GPU's memory, in the layout that the kernels read. The GPU packs them. */
 #include "backend/cuda/device.h"
 
 #include "core/memory.h"
@@ -21,18 +21,88 @@ static w4a16_status copy_out(const w4_device *device, void *target, CUdeviceptr 
     return w4_cuda_call(cuStreamSynchronize, device->stream);
 }
 
-/** Allocate on the device and fill from the host, context current. */
-static w4a16_status upload(w4_device_weight *weight, const uint8_t *packed, const int32_t *k_order) {
-    size_t bytes = (size_t)weight->layout.bytes, order_bytes = (size_t)weight->k * sizeof *k_order;
-    W4_TRY(w4_cuda_allocate(bytes, "a packed weight", &weight->packed));
-    W4_TRY(copy_in(weight->device, weight->packed, packed, bytes));
-    if (!k_order) return W4A16_OK;
-    W4_TRY(w4_cuda_allocate(order_bytes, "a k_order", &weight->k_order));
-    return copy_in(weight->device, weight->k_order, k_order, order_bytes);
+/** Canonical bytes on the device at a time while it packs: enough that a launch costs nothing beside its copies. */
+enum { SLICE_BYTES = 16 << 20, PACK_THREADS = 256 };
+
+/** Bytes of a row in the canonical arrays. */
+typedef struct row_bytes {
+    size_t codes, scales, zeros;
+} row_bytes;
+
+/** Copy rows into `memory` and launch the kernel that packs them to `packed`. Whole strips, or the last rows: such a
+ * slice is a matrix of its own, for strips do not depend on how many there are. */
+static w4a16_status pack_slice(const w4_device *device, CUfunction function, const w4_matrix *matrix, row_bytes row,
+                               int64_t first_row, int64_t rows, CUdeviceptr memory, CUdeviceptr packed) {
+    w4_matrix slice = *matrix;
+    slice.n = rows;
+    size_t first = (size_t)first_row, count = (size_t)rows;
+    CUdeviceptr codes = memory, scales = codes + count * row.codes, zeros = scales + count * row.scales;
+    W4_TRY(
+        w4_cuda_call(cuMemcpyHtoDAsync, codes, matrix->codes + first * row.codes, count * row.codes, device->stream));
+    W4_TRY(w4_cuda_call(cuMemcpyHtoDAsync, scales, (const char *)matrix->scales + first * row.scales,
+                        count * row.scales, device->stream));
+    if (row.zeros)
+        W4_TRY(w4_cuda_call(cuMemcpyHtoDAsync, zeros, (const char *)matrix->zeros + first * row.zeros,
+                            count * row.zeros, device->stream));
+    w4_pack_params params = w4_fragment_pack_params(&slice);
+    params.packed = (uint32_t *)(uintptr_t)packed;
+    params.codes = (const uint8_t *)(uintptr_t)codes;
+    params.scales = (const uint8_t *)(uintptr_t)scales;
+    params.zeros = (const uint8_t *)(uintptr_t)zeros;
+    void *arguments[] = {&params};
+    return w4_cuda_call(cuLaunchKernel, function, (unsigned)(params.layout.strips * params.layout.chunks), 1, 1,
+                        PACK_THREADS, 1, 1, 0, device->stream, arguments, NULL);
+}
+
+/** Bring the canonical arrays to the device, a slice of whole strips at a time through the same memory, and pack there:
+ * copies and launches follow one another on the device's stream. OUT_OF_MEMORY where that memory cannot be had. */
+static w4a16_status pack_on_device(const w4_device *device, const w4_matrix *matrix, const w4_device_weight *weight) {
+    const w4_packed_layout *layout = &weight->layout;
+    row_bytes row = {
+        .codes = (size_t)w4_matrix_row_bytes(matrix),
+        .scales = (size_t)(matrix->groups * layout->scale_size),
+        .zeros = (size_t)(matrix->groups * layout->zero_size),
+    };
+    size_t bytes = row.codes + row.scales + row.zeros;
+    int64_t strips = w4_maximum(1, SLICE_BYTES / ((int64_t)bytes * W4_BLOCK_ROWS));
+    int64_t rows = w4_minimum(matrix->n, strips * W4_BLOCK_ROWS);
+    CUfunction function;
+    CUdeviceptr memory = 0;
+    W4_TRY(w4_cuda_pack_kernel(device, &function));
+    W4_TRY(w4_cuda_allocate((uint64_t)rows * bytes, "the canonical form of a weight", &memory));
+    w4a16_status status = W4A16_OK;
+    for (int64_t first = 0; !status && first < matrix->n; first += rows)
+        status = pack_slice(device, function, matrix, row, first, w4_minimum(rows, matrix->n - first), memory,
+                            weight->packed + (uint64_t)(first / W4_BLOCK_ROWS * layout->strip_stride));
+    if (!status) status = w4_cuda_call(cuStreamSynchronize, device->stream);
+    w4_cuda_free(memory);
+    return status;
+}
+
+static w4a16_status pack_on_host(const w4_device *device, const w4_matrix *matrix, const w4_device_weight *weight) {
+    void *packed;
+    W4_TRY(w4_allocate((uint64_t)weight->layout.bytes, "a packed weight", &packed));
+    w4_fragment_pack(matrix, &weight->layout, packed);
+    w4a16_status status = copy_in(device, weight->packed, packed, (size_t)weight->layout.bytes);
+    free(packed);
+    return status;
+}
+
+/** Allocate on the device and fill, context current. */
+static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix) {
+    size_t order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
+    W4_TRY(w4_cuda_allocate((uint64_t)weight->layout.bytes, "a packed weight", &weight->packed));
+    if (matrix->k_order) {
+        W4_TRY(w4_cuda_allocate(order_bytes, "a k_order", &weight->k_order));
+        W4_TRY(copy_in(weight->device, weight->k_order, matrix->k_order, order_bytes));
+    }
+    w4a16_status status = pack_on_device(weight->device, matrix, weight);
+    /* The last weight of a model may just fit into the GPU's memory, without room for anything beside it. */
+    return status == W4A16_ERROR_OUT_OF_MEMORY ? pack_on_host(weight->device, matrix, weight) : status;
 }
 
 w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight) {
-    void *description = NULL, *packed = NULL;
+    void *description = NULL;
     W4_TRY(w4_allocate(sizeof(w4_device_weight), "a weight's description", &description));
     w4_device_weight *made = description;
     *made = (w4_device_weight){
@@ -44,16 +114,11 @@ w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w
         .zero_kind = matrix->zero_kind,
         .layout = w4_fragment_layout(matrix),
     };
-    w4a16_status status = w4_allocate((uint64_t)made->layout.bytes, "a packed weight", &packed);
+    w4a16_status status = w4_cuda_enter(device);
     if (!status) {
-        w4_fragment_pack(matrix, &made->layout, packed);
-        status = w4_cuda_enter(device);
-        if (!status) {
-            status = upload(made, packed, matrix->k_order);
-            w4_cuda_leave();
-        }
+        status = upload(made, matrix);
+        w4_cuda_leave();
     }
-    free(packed);
     if (status) {
         w4_cuda_weight_free(made);
         return status;
