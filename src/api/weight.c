@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Weights: made from arrays, checkpoints and packed files, and given back as them. */
 #include "api/objects.h"
+#include "core/file.h"
 #include "core/memory.h"
 #include "format/checkpoint.h"
+#include "pack/fragment.h"
 #include "pack/packed_file.h"
 
 #include <stdlib.h>
@@ -13,11 +15,16 @@ void w4a16_canonical_init(w4a16_canonical *canonical) {
         *canonical = (w4a16_canonical){.struct_size = sizeof *canonical, .group_size = 128, .scale_dtype = W4A16_FP16};
 }
 
-w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight) {
+/** `packed`: the matrix as weight_upload_packed takes it, or NULL. */
+static w4a16_status upload(w4a16_context *context, const w4_matrix *matrix, const uint8_t *packed,
+                           w4a16_weight **weight) {
+    const w4_backend *backend = context->backend;
     void *memory;
     W4_TRY(w4_allocate(sizeof(w4a16_weight), "a weight", &memory));
     w4a16_weight *result = memory;
-    w4a16_status status = context->backend->weight_upload(context->device, matrix, &result->device_weight);
+    w4a16_status status = packed
+                              ? backend->weight_upload_packed(context->device, matrix, packed, &result->device_weight)
+                              : backend->weight_upload(context->device, matrix, &result->device_weight);
     if (status) {
         free(result);
         return status;
@@ -34,10 +41,14 @@ w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matr
         .scale_dtype = matrix->scale_dtype,
         .zero_kind = matrix->zero_kind,
         .has_k_order = matrix->k_order != NULL,
-        .device_bytes = context->backend->weight_bytes(result->device_weight),
+        .device_bytes = backend->weight_bytes(result->device_weight),
     };
     *weight = result;
     return W4A16_OK;
+}
+
+w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight) {
+    return upload(context, matrix, NULL, weight);
 }
 
 w4a16_status w4a16_weight_create(w4a16_context *context, const w4a16_canonical *canonical, w4a16_weight **weight) {
@@ -119,13 +130,31 @@ w4a16_status w4a16_weight_save(const w4a16_weight *weight, const char *path, int
     return status;
 }
 
+/** Where the backend takes packed bytes, the file's go to the device as they are, unless their padding is not what
+ * kernels may rely on: unpacking and packing puts that right. */
+static w4a16_status load(w4a16_context *context, const w4_packed_view *view, w4a16_weight **weight) {
+    bool straight = context->backend->weight_upload_packed != NULL;
+    w4_matrix matrix;
+    if (straight) {
+        W4_TRY(w4_packed_view_unpack(view, false, &matrix));
+        straight = w4_fragment_is_padded(view->packed, &view->layout, &matrix);
+        if (!straight) w4_matrix_free(&matrix);
+    }
+    if (!straight) W4_TRY(w4_packed_view_unpack(view, true, &matrix));
+    w4a16_status status = upload(context, &matrix, straight ? view->packed : NULL, weight);
+    w4_matrix_free(&matrix);
+    return status;
+}
+
 w4a16_status w4a16_weight_load(w4a16_context *context, const char *path, w4a16_weight **weight) {
     if (!context) return w4_fail_null("context");
     if (!path) return w4_fail_null("path");
     if (!weight) return w4_fail_null("weight");
-    w4_matrix matrix;
-    W4_TRY(w4_packed_file_load(path, &matrix));
-    w4a16_status status = w4_weight_from_matrix(context, &matrix, weight);
-    w4_matrix_free(&matrix);
+    w4_mapping mapping;
+    w4_packed_view view;
+    W4_TRY(w4_map_file(path, &mapping));
+    w4a16_status status = w4_packed_view_open(mapping.data, mapping.size, path, &view);
+    if (!status) status = load(context, &view, weight);
+    w4_unmap_file(&mapping);
     return status;
 }

@@ -51,6 +51,10 @@ typedef struct w4_backend {
 
     /** Pack and upload; the matrix was validated. */
     w4a16_status (*weight_upload)(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight);
+    /** Upload what w4_fragment_pack would make of the matrix, whose codes may be NULL: nothing is left to pack. NULL
+     * here: this kind of device has a layout of its own. */
+    w4a16_status (*weight_upload_packed)(w4_device *device, const w4_matrix *matrix, const uint8_t *packed,
+                                         w4_device_weight **weight);
     /** Fill the arrays of a matrix made by w4_matrix_create with this weight's shape. */
     w4a16_status (*weight_download)(const w4_device_weight *weight, w4_matrix *matrix);
     void (*weight_free)(w4_device_weight *weight);

@@ -41,33 +41,36 @@ static w4a16_status check_shape(int64_t n, int64_t k, int64_t group_size, w4a16_
     return W4A16_OK;
 }
 
+w4a16_status w4_matrix_describe(int64_t n, int64_t k, int64_t group_size, w4a16_dtype scale_dtype,
+                                w4a16_zero_kind zero_kind, w4_matrix *matrix) {
+    W4_TRY(check_shape(n, k, group_size, scale_dtype, zero_kind));
+    *matrix = (w4_matrix){.n = n, .k = k, .scale_dtype = scale_dtype, .zero_kind = zero_kind};
+    /* A group longer than the row is the row: one form for one meaning. */
+    matrix->group_size = group_size == -1 || group_size > k ? k : group_size;
+    matrix->groups = w4_ceil_divide(k, matrix->group_size);
+    return W4A16_OK;
+}
+
+w4a16_status w4_matrix_allocate(w4_matrix *matrix, bool has_codes, bool has_k_order) {
+    uint64_t entries = (uint64_t)matrix->n * (uint64_t)matrix->groups;
+    void *codes = NULL, *order = NULL;
+    w4a16_status status = W4A16_OK;
+    if (has_codes) status = w4_allocate((uint64_t)matrix->n * (uint64_t)w4_matrix_row_bytes(matrix), "codes", &codes);
+    matrix->codes = codes;
+    if (!status) status = w4_allocate(entries * w4a16_dtype_size(matrix->scale_dtype), "scales", &matrix->scales);
+    if (!status && matrix->zero_kind != W4A16_ZERO_SYMMETRIC)
+        status = w4_allocate(entries * w4_zero_size(matrix->zero_kind), "zero points", &matrix->zeros);
+    if (!status && has_k_order) status = w4_allocate((uint64_t)matrix->k * sizeof(int32_t), "k_order", &order);
+    matrix->k_order = order;
+    if (status) w4_matrix_free(matrix);
+    return status;
+}
+
 w4a16_status w4_matrix_create(int64_t n, int64_t k, int64_t group_size, w4a16_dtype scale_dtype,
                               w4a16_zero_kind zero_kind, int has_k_order, w4_matrix *matrix) {
-    W4_TRY(check_shape(n, k, group_size, scale_dtype, zero_kind));
-    w4_matrix result = {.n = n, .k = k, .scale_dtype = scale_dtype, .zero_kind = zero_kind};
-    /* A group longer than the row is the row: one form for one meaning. */
-    result.group_size = group_size == -1 || group_size > k ? k : group_size;
-    result.groups = w4_ceil_divide(k, result.group_size);
-    uint64_t entries = (uint64_t)n * (uint64_t)result.groups;
-    void *memory = NULL;
-    w4a16_status status = w4_allocate((uint64_t)n * (uint64_t)w4_matrix_row_bytes(&result), "codes", &memory);
-    result.codes = memory;
-    if (!status) {
-        status = w4_allocate(entries * w4a16_dtype_size(scale_dtype), "scales", &memory);
-        if (!status) result.scales = memory;
-    }
-    if (!status && zero_kind != W4A16_ZERO_SYMMETRIC) {
-        status = w4_allocate(entries * w4_zero_size(zero_kind), "zero points", &memory);
-        if (!status) result.zeros = memory;
-    }
-    if (!status && has_k_order) {
-        status = w4_allocate((uint64_t)k * sizeof(int32_t), "k_order", &memory);
-        if (!status) result.k_order = memory;
-    }
-    if (status) {
-        w4_matrix_free(&result);
-        return status;
-    }
+    w4_matrix result;
+    W4_TRY(w4_matrix_describe(n, k, group_size, scale_dtype, zero_kind, &result));
+    W4_TRY(w4_matrix_allocate(&result, true, has_k_order != 0));
     *matrix = result;
     return W4A16_OK;
 }

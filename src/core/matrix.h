@@ -5,6 +5,8 @@
 
 #include "core/status.h"
 
+#include <stdbool.h>
+
 typedef struct w4_matrix {
     int64_t n, k;
     int64_t group_size; /* resolved, > 0: k where the caller said -1 */
@@ -20,6 +22,10 @@ typedef struct w4_matrix {
 /** Check shape arguments as the public API states them, allocate zeroed arrays (k_order only if asked). */
 w4a16_status w4_matrix_create(int64_t n, int64_t k, int64_t group_size, w4a16_dtype scale_dtype,
                               w4a16_zero_kind zero_kind, int has_k_order, w4_matrix *matrix);
+/** Its two halves: a checked shape without arrays, and the arrays; what is not asked for stays NULL. */
+w4a16_status w4_matrix_describe(int64_t n, int64_t k, int64_t group_size, w4a16_dtype scale_dtype,
+                                w4a16_zero_kind zero_kind, w4_matrix *matrix);
+w4a16_status w4_matrix_allocate(w4_matrix *matrix, bool has_codes, bool has_k_order);
 void w4_matrix_free(w4_matrix *matrix);
 
 /** Check the content: scales finite and not zero, zeros in range, k_order a permutation. The text names the first

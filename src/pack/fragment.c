@@ -92,7 +92,7 @@ void w4_fragment_pack(const w4_matrix *matrix, const w4_packed_layout *layout, u
 
 static void unpack_strip(uint8_t *packed, const w4_packed_layout *layout, int64_t strip, w4_matrix *matrix) {
     int64_t first_row = strip * W4_BLOCK_ROWS;
-    for (int64_t block = 0; block < layout->blocks; block++)
+    for (int64_t block = 0; matrix->codes && block < layout->blocks; block++)
         unpack_block(packed + w4_packed_block_offset(layout, strip, block), first_row, block * W4_BLOCK_COLUMNS,
                      matrix);
     for (int64_t chunk = 0; chunk < layout->chunks; chunk++) {
@@ -109,6 +109,45 @@ void w4_fragment_unpack(const uint8_t *packed, const w4_packed_layout *layout, w
     uint8_t *source = (uint8_t *)(uintptr_t)packed;
 #pragma omp parallel for schedule(static) if (layout->strips > 16)
     for (int64_t strip = 0; strip < layout->strips; strip++) unpack_strip(source, layout, strip, matrix);
+}
+
+/** Whether the codes of a block's rows >= rows and columns >= columns are padding. */
+static bool is_block_padded(const uint8_t *block, int64_t rows, int64_t columns) {
+    for (int32_t row = 0; row < W4_BLOCK_ROWS; row++) {
+        for (int32_t column = row < rows ? (int32_t)w4_minimum(columns, W4_BLOCK_COLUMNS) : 0;
+             column < W4_BLOCK_COLUMNS; column++) {
+            w4_nibble_place place = w4_block_place(row, column);
+            if ((place.high ? block[place.byte] >> 4 : block[place.byte] & 15) != W4_PADDING_CODE) return false;
+        }
+    }
+    return true;
+}
+
+/** One chunk: the words of its lines must be those that packing would write. */
+static bool is_chunk_padded(const uint8_t *packed, const w4_pack_params *params, int64_t index) {
+    const w4_packed_layout *layout = &params->layout;
+    int64_t strip = index / layout->chunks, number = index % layout->chunks;
+    w4_pack_chunk chunk = w4_pack_chunk_at(params, index);
+    for (int64_t block = number * W4_CHUNK_BLOCKS; block < w4_minimum((number + 1) * W4_CHUNK_BLOCKS, layout->blocks);
+         block++)
+        if (!is_block_padded(packed + w4_packed_block_offset(layout, strip, block), params->n - chunk.first_row,
+                             params->k - block * W4_BLOCK_COLUMNS))
+            return false;
+    const uint8_t *words = packed + w4_packed_block_offset(layout, strip, number * W4_CHUNK_BLOCKS);
+    for (int32_t word = chunk.code_words; word < chunk.words; word++) {
+        uint32_t expected = w4_pack_word(params, &chunk, word);
+        if (memcmp(words + 4 * (size_t)word, &expected, 4) != 0) return false;
+    }
+    return true;
+}
+
+bool w4_fragment_is_padded(const uint8_t *packed, const w4_packed_layout *layout, const w4_matrix *matrix) {
+    w4_pack_params params = w4_fragment_pack_params(matrix);
+    bool padded = true;
+#pragma omp parallel for schedule(static) reduction(&& : padded) if (layout->strips > 16)
+    for (int64_t index = 0; index < layout->strips * layout->chunks; index++)
+        padded = padded && is_chunk_padded(packed, &params, index);
+    return padded;
 }
 
 w4_pack_params w4_fragment_pack_params(const w4_matrix *matrix) {

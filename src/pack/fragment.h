@@ -6,16 +6,21 @@
 #include "core/matrix.h"
 #include "pack_params.h"
 
+#include <stdbool.h>
+
 /** The layout of this matrix. */
 w4_packed_layout w4_fragment_layout(const w4_matrix *matrix);
 
 /** Write layout.bytes bytes; padding included. */
 void w4_fragment_pack(const w4_matrix *matrix, const w4_packed_layout *layout, uint8_t *packed);
 
-/** Fill codes, scales and zeros of a matrix made by w4_matrix_create; padding is not looked at. */
+/** Fill the codes (if there is an array for them), scales and zeros; padding is not looked at. */
 void w4_fragment_unpack(const uint8_t *packed, const w4_packed_layout *layout, w4_matrix *matrix);
 
-/** The same work for the packing kernel, on these arrays; `packed` is the caller's to set. */
+/** Whether the padding holds what w4_fragment_pack writes, where scales and zeros were unpacked into `matrix`. */
+bool w4_fragment_is_padded(const uint8_t *packed, const w4_packed_layout *layout, const w4_matrix *matrix);
+
+/** w4_fragment_pack's work as the packing kernel's arguments; `packed` is the caller's to set. */
 w4_pack_params w4_fragment_pack_params(const w4_matrix *matrix);
 
 #endif

@@ -94,7 +94,7 @@ w4a16_status w4_packed_file_save(const w4_matrix *matrix, const char *path, int 
     return status;
 }
 
-w4a16_status w4_packed_file_parse(const uint8_t *data, uint64_t size, const char *name, w4_matrix *matrix) {
+w4a16_status w4_packed_view_open(const uint8_t *data, uint64_t size, const char *name, w4_packed_view *view) {
     if (size < HEADER_BYTES)
         return w4_fail(W4A16_ERROR_FORMAT, "%s: is %" PRIu64 " bytes; a packed file has at least %d", name, size,
                        HEADER_BYTES);
@@ -135,24 +135,24 @@ w4a16_status w4_packed_file_parse(const uint8_t *data, uint64_t size, const char
     if (stored != computed)
         return w4_fail(W4A16_ERROR_FORMAT, "%s: damaged: its checksum is %016" PRIx64 ", its content gives %016" PRIx64,
                        name, stored, computed);
-    w4_matrix result;
-    w4a16_status status = w4_matrix_create(n, k, group_size, (w4a16_dtype)scale_dtype, (w4a16_zero_kind)zero_kind,
-                                           (int)has_order, &result);
+    w4_packed_view result = {.name = name, .layout = layout, .packed = packed, .order = has_order ? order : NULL};
+    w4a16_status status =
+        w4_matrix_describe(n, k, group_size, (w4a16_dtype)scale_dtype, (w4a16_zero_kind)zero_kind, &result.shape);
     if (status) return w4_fail_context(status, "%s: ", name);
-    w4_fragment_unpack(packed, &layout, &result);
-    if (has_order) memcpy(result.k_order, order, (size_t)order_bytes);
-    if (w4_matrix_validate(&result)) {
-        w4_matrix_free(&result);
-        return w4_fail_context(W4A16_ERROR_FORMAT, "%s: ", name);
-    }
-    *matrix = result;
+    *view = result;
     return W4A16_OK;
 }
 
-w4a16_status w4_packed_file_load(const char *path, w4_matrix *matrix) {
-    w4_mapping mapping;
-    W4_TRY(w4_map_file(path, &mapping));
-    w4a16_status status = w4_packed_file_parse(mapping.data, mapping.size, path, matrix);
-    w4_unmap_file(&mapping);
-    return status;
+w4a16_status w4_packed_view_unpack(const w4_packed_view *view, bool has_codes, w4_matrix *matrix) {
+    w4_matrix result = view->shape;
+    w4a16_status status = w4_matrix_allocate(&result, has_codes, view->order != NULL);
+    if (status) return w4_fail_context(status, "%s: ", view->name);
+    w4_fragment_unpack(view->packed, &view->layout, &result);
+    if (view->order) memcpy(result.k_order, view->order, (size_t)result.k * sizeof(int32_t));
+    if (w4_matrix_validate(&result)) {
+        w4_matrix_free(&result);
+        return w4_fail_context(W4A16_ERROR_FORMAT, "%s: ", view->name);
+    }
+    *matrix = result;
+    return W4A16_OK;
 }

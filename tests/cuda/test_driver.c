@@ -106,6 +106,7 @@ static void driver_errors_are_named(void **state) {
     if (!memory && !module) skip();
     w4a16_context *context = NULL;
     w4a16_weight *weight = NULL;
+    w4a16_plan *plan = NULL;
     uint64_t seed = 1;
     test_weight arrays;
     test_weight_make(&arrays, &seed, 70, 96, 32, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
@@ -117,6 +118,14 @@ static void driver_errors_are_named(void **state) {
         REFUSED(w4a16_weight_create(context, &arrays.canonical, &weight), W4A16_ERROR_DEVICE,
                 "cuModuleLoadData: device kernel image is invalid");
     assert_null(weight);
+    if (module) {
+        /* A packed file needs no kernel: its bytes are the device's. */
+        CHECK(w4a16_weight_load(context, W4A16_TESTS_DIR "/pack/golden/symmetric_fp16_g128.w4a16", &weight));
+        REFUSED(w4a16_plan_create(weight, NULL, &plan), W4A16_ERROR_DEVICE,
+                "cuModuleLoadData: device kernel image is invalid");
+        assert_null(plan);
+    }
+    w4a16_weight_destroy(weight);
     w4a16_context_destroy(context);
     test_weight_free(&arrays);
 }

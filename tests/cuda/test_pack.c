@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What the CUDA backend leaves in the GPU's memory: byte for byte what w4_fragment_pack writes. On a GPU and on the
- * fake driver, also on one without room for packing on the device; skipped where there is neither. */
+ * What the CUDA backend leaves in the GPU's memory: byte for byte what w4_fragment_pack writes, out of arrays and out
+ * of packed files. On a GPU and on the fake driver, also on one without room for packing on the device; skipped where
+ * there is neither. */
 #include "api/objects.h"
 #include "api/support.h"
 #include "backend/cuda/device.h"
+#include "core/file.h"
 #include "device_memory.h"
 #include "pack/fragment.h"
+#include "pack/packed_file.h"
+#include "pack/seal.h"
 
 static w4a16_context *cuda;
 
@@ -81,6 +85,59 @@ static void slices_join(void **state) {
     check_shape(&seed, 3000, 12345, 96, W4A16_FP16, W4A16_ZERO_FLOAT);
 }
 
+static void check_file(const char *path, const uint8_t *expected, const char *what) {
+    w4a16_weight *weight = NULL;
+    w4_mapping mapping;
+    CHECK(w4_map_file(path, &mapping));
+    poison((size_t)mapping.size - SEAL_HEADER);
+    w4_unmap_file(&mapping);
+    CHECK(w4a16_weight_load(cuda, path, &weight));
+    check_packed(weight->device_weight, expected, what);
+    w4a16_weight_destroy(weight);
+}
+
+/** A packed file's bytes are the device's, also where another writer put something else into the padding. */
+static void packed_files_load(void **state) {
+    (void)state;
+    uint64_t seed = 33;
+    test_weight arrays;
+    char folder[64], path[96], copy[96];
+    w4a16_weight *weight = NULL;
+    w4_mapping file;
+    w4_packed_view view;
+    test_make_folder(folder);
+    snprintf(path, sizeof path, "%s/weight.w4a16", folder);
+    snprintf(copy, sizeof copy, "%s/edited.w4a16", folder);
+    test_weight_make(&arrays, &seed, 190, 417, 96, W4A16_BF16, W4A16_ZERO_FLOAT, 0);
+    CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
+    CHECK(w4a16_weight_save(weight, path, 0));
+    w4a16_weight_destroy(weight);
+    CHECK(w4_map_file(path, &file));
+    check_file(path, file.data + SEAL_HEADER, "a file as it was saved");
+
+    /* The same file with fewer rows: what was theirs is now padding. */
+    uint8_t *edited = memcpy(test_allocate((size_t)file.size), file.data, (size_t)file.size);
+    seal_store(edited, 16, 180, 8);
+    seal(edited, (size_t)file.size, 0);
+    w4_output output;
+    CHECK(w4_output_open(copy, false, &output));
+    CHECK(w4_output_write(&output, edited, file.size));
+    CHECK(w4_output_commit(&output));
+    w4_matrix matrix;
+    CHECK(w4_packed_view_open(edited, file.size, copy, &view));
+    CHECK(w4_packed_view_unpack(&view, true, &matrix));
+    uint8_t *expected = test_allocate((size_t)view.layout.bytes);
+    w4_fragment_pack(&matrix, &view.layout, expected);
+    assert_memory_not_equal(expected, view.packed, (size_t)view.layout.bytes);
+    check_file(copy, expected, "a file with other padding");
+    free(expected);
+    free(edited);
+    w4_matrix_free(&matrix);
+    w4_unmap_file(&file);
+    test_weight_free(&arrays);
+    test_remove_folder(folder);
+}
+
 static int begin(void **state) {
     (void)state;
     w4a16_context_options options;
@@ -109,6 +166,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(packed_bytes_are_those_of_the_host),
         cmocka_unit_test(slices_join),
+        cmocka_unit_test(packed_files_load),
     };
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -181,12 +181,56 @@ static void padding_is_code_8_scale_1_zero_8(void **state) {
     w4_matrix_free(&matrix);
 }
 
+/** Bytes may go to a kernel as they are if packing what they hold gives them back. Every byte is damaged in turn: in
+ * padding that must be found, elsewhere it is another weight. */
+static void damaged_padding_is_found(void **state) {
+    (void)state;
+    static const struct {
+        int64_t n, k, group_size;
+    } shapes[] = {{3, 70, 32}, {65, 97, -1}, {64, 64, 32}, {5, 300, 96}, {7, 513, 256}};
+    uint64_t seed = 12;
+    for (int i = 0; i < 3 * (int)COUNT(shapes); i++) {
+        w4_matrix matrix, lines;
+        w4a16_dtype scales = scale_dtypes[i % 3];
+        w4a16_zero_kind zeros = (w4a16_zero_kind)((i + i / 3) % 3);
+        int64_t n = shapes[i / 3].n, k = shapes[i / 3].k, group_size = shapes[i / 3].group_size;
+        assert_int_equal(w4_matrix_create(n, k, group_size, scales, zeros, 0, &matrix), 0);
+        assert_int_equal(w4_matrix_describe(n, k, group_size, scales, zeros, &lines), 0);
+        assert_int_equal(w4_matrix_allocate(&lines, false, false), 0);
+        fill_random(&matrix, &seed);
+        w4_packed_layout layout = w4_fragment_layout(&matrix);
+        uint8_t *packed = malloc((size_t)layout.bytes), *again = malloc((size_t)layout.bytes);
+        w4_fragment_pack(&matrix, &layout, packed);
+        int found = 0, step = 1 + (int)(layout.bytes / 500);
+        for (int64_t at = 0; at < layout.bytes; at += step) {
+            uint8_t bit = (uint8_t)(1 << oracle_below(&seed, 8));
+            for (int round = 0; round < 2; round++) {
+                packed[at] ^= bit; /* damaged, then whole again */
+                w4_fragment_unpack(packed, &layout, &matrix);
+                w4_fragment_pack(&matrix, &layout, again);
+                bool same = memcmp(packed, again, (size_t)layout.bytes) == 0;
+                assert_true(same || round == 0);
+                w4_fragment_unpack(packed, &layout, &lines);
+                assert_null(lines.codes);
+                assert_int_equal(w4_fragment_is_padded(packed, &layout, &lines), same);
+                found += !same;
+            }
+        }
+        assert_true(found > 0);
+        free(packed);
+        free(again);
+        w4_matrix_free(&matrix);
+        w4_matrix_free(&lines);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_block_is_a_bijection_and_agrees_with_the_table),
         cmocka_unit_test(the_regions_tile_the_packed_bytes),
         cmocka_unit_test(ragged_matrices_survive_the_round_trip),
         cmocka_unit_test(padding_is_code_8_scale_1_zero_8),
+        cmocka_unit_test(damaged_padding_is_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

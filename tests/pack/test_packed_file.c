@@ -5,6 +5,7 @@
 #include "pack/packed_file.h"
 
 #include "golden.h"
+#include "seal.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +16,7 @@
 
 #include <cmocka.h>
 
-enum { HEADER = 256 };
+enum { HEADER = SEAL_HEADER };
 
 static const char *golden_path(const golden_case *golden) {
     static char path[1024];
@@ -38,12 +39,21 @@ static void assert_same_matrix(const w4_matrix *a, const w4_matrix *b) {
     if (a->k_order) assert_memory_equal(a->k_order, b->k_order, (size_t)a->k * 4);
 }
 
+static void load(const char *path, w4_matrix *matrix) {
+    w4_mapping mapping;
+    w4_packed_view view;
+    if (w4_map_file(path, &mapping) || w4_packed_view_open(mapping.data, mapping.size, path, &view) ||
+        w4_packed_view_unpack(&view, true, matrix))
+        fail_msg("%s", w4a16_last_error());
+    w4_unmap_file(&mapping);
+}
+
 static void golden_files_load(void **state) {
     (void)state;
     for (int i = 0; i < GOLDEN_CASES; i++) {
         w4_matrix expected, loaded;
         assert_int_equal(golden_matrix(&golden_cases[i], &expected), W4A16_OK);
-        if (w4_packed_file_load(golden_path(&golden_cases[i]), &loaded)) fail_msg("%s", w4a16_last_error());
+        load(golden_path(&golden_cases[i]), &loaded);
         assert_same_matrix(&loaded, &expected);
         w4_matrix_free(&expected);
         w4_matrix_free(&loaded);
@@ -86,10 +96,23 @@ static uint8_t *copy_of(const golden_case *golden, size_t *size) {
 }
 
 static w4a16_status parse(const uint8_t *data, size_t size) {
-    w4_matrix matrix;
+    w4_packed_view view;
+    w4_matrix matrix, lines;
     memset(&matrix, 0xa5, sizeof matrix);
     w4_matrix untouched = matrix;
-    w4a16_status status = w4_packed_file_parse(data, size, "damaged.w4a16", &matrix);
+    w4a16_status status = w4_packed_view_open(data, size, "damaged.w4a16", &view);
+    if (!status) {
+        status = w4_packed_view_unpack(&view, true, &matrix);
+        /* Without the codes it finds the same. */
+        assert_int_equal(w4_packed_view_unpack(&view, false, &lines), status);
+        if (!status) {
+            assert_null(lines.codes);
+            lines.codes = matrix.codes;
+            assert_same_matrix(&lines, &matrix);
+            lines.codes = NULL;
+            w4_matrix_free(&lines);
+        }
+    }
     if (status) {
         assert_memory_equal(&matrix, &untouched, sizeof matrix);
         assert_int_equal(strncmp(w4a16_last_error(), "damaged.w4a16: ", 15), 0);
@@ -135,28 +158,6 @@ static void every_flipped_bit_is_refused(void **state) {
     }
 }
 
-static uint64_t checksum_run(uint64_t hash, const uint8_t *data, size_t size) {
-    for (size_t at = 0; at < size; at += 8) {
-        uint64_t word = 0;
-        for (size_t i = 0; i < 8 && at + i < size; i++) word |= (uint64_t)data[at + i] << 8 * i;
-        hash = (hash ^ word) * 1099511628211u;
-    }
-    return hash;
-}
-
-/** What an attacker would do after editing: make the checksum right again. */
-static void seal(uint8_t *data, size_t size, size_t order_bytes) {
-    uint64_t hash = checksum_run(14695981039346656037u, data, 72);
-    hash = checksum_run(hash, data + 80, HEADER - 80);
-    hash = checksum_run(hash, data + HEADER, size - HEADER - order_bytes);
-    hash = checksum_run(hash, data + size - order_bytes, order_bytes);
-    for (int i = 0; i < 8; i++) data[72 + i] = (uint8_t)(hash >> 8 * i);
-}
-
-static void store(uint8_t *data, int at, uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; i++) data[at + i] = (uint8_t)(value >> 8 * i);
-}
-
 /** Fields that lie, under a checksum that is right. */
 static void lying_headers_are_refused(void **state) {
     (void)state;
@@ -196,7 +197,7 @@ static void lying_headers_are_refused(void **state) {
         for (size_t f = 0; f < sizeof fields / sizeof *fields; f++)
             for (size_t v = 0; v < sizeof values / sizeof *values; v++) {
                 memcpy(data, original, size);
-                store(data, fields[f].at, values[v], fields[f].bytes);
+                seal_store(data, fields[f].at, values[v], fields[f].bytes);
                 if (memcmp(data, original, size) == 0) continue;
                 seal(data, size, order_bytes);
                 w4a16_status status = parse(data, size);
@@ -224,7 +225,7 @@ static void bad_content_is_refused(void **state) {
     static const uint16_t bad_scales[] = {0x0000, 0x8000, 0x7f80, 0xff80, 0x7fc0};
     for (size_t i = 0; i < 5; i++) {
         uint8_t low = data[scales], high = data[scales + 1];
-        store(data, (int)scales, bad_scales[i], 2);
+        seal_store(data, (int)scales, bad_scales[i], 2);
         seal(data, size, 0);
         assert_int_equal(parse(data, size), W4A16_ERROR_FORMAT);
         data[scales] = low, data[scales + 1] = high;
@@ -242,7 +243,7 @@ static void bad_content_is_refused(void **state) {
     size_t order_bytes = 300 * 4, order = size - order_bytes;
     static const uint64_t bad_columns[] = {300, 0xffffffff, 0x80000000, 10 /* a second time */};
     for (size_t i = 0; i < 4; i++) {
-        store(data, (int)order, bad_columns[i], 4);
+        seal_store(data, (int)order, bad_columns[i], 4);
         seal(data, size, order_bytes);
         assert_int_equal(parse(data, size), W4A16_ERROR_FORMAT);
         if (!strstr(w4a16_last_error(), "k_order")) fail_msg("no k_order in: %s", w4a16_last_error());
@@ -263,7 +264,7 @@ static void random_damage_never_crashes(void **state) {
                 size_t at = (size_t)(seed >> 33) % (edit < 3 ? 80 : size);
                 data[at] = (uint8_t)(seed >> 24);
             }
-            store(data, 8, 1, 4);
+            seal_store(data, 8, 1, 4);
             if (round & 1) seal(data, size, golden_cases[i].has_order ? (size_t)golden_cases[i].k * 4 : 0);
             (void)parse(data, size);
         }

@@ -25,6 +25,7 @@ const w4_backend w4_cuda_backend = {
     .device_open = w4_cuda_device_open,
     .device_close = w4_cuda_device_close,
     .weight_upload = w4_cuda_weight_upload,
+    .weight_upload_packed = w4_cuda_weight_upload_packed,
     .weight_download = w4_cuda_weight_download,
     .weight_free = w4_cuda_weight_free,
     .weight_bytes = w4_cuda_weight_bytes,

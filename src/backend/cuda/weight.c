@@ -88,20 +88,22 @@ static w4a16_status pack_on_host(const w4_device *device, const w4_matrix *matri
     return status;
 }
 
-/** Allocate on the device and fill, context current. */
-static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix) {
-    size_t order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
-    W4_TRY(w4_cuda_allocate((uint64_t)weight->layout.bytes, "a packed weight", &weight->packed));
+/** Allocate on the device and fill, context current. `packed`: what packing would give, or NULL. */
+static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, const uint8_t *packed) {
+    size_t bytes = (size_t)weight->layout.bytes, order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
+    W4_TRY(w4_cuda_allocate(bytes, "a packed weight", &weight->packed));
     if (matrix->k_order) {
         W4_TRY(w4_cuda_allocate(order_bytes, "a k_order", &weight->k_order));
         W4_TRY(copy_in(weight->device, weight->k_order, matrix->k_order, order_bytes));
     }
+    if (packed) return copy_in(weight->device, weight->packed, packed, bytes);
     w4a16_status status = pack_on_device(weight->device, matrix, weight);
     /* The last weight of a model may just fit into the GPU's memory, without room for anything beside it. */
     return status == W4A16_ERROR_OUT_OF_MEMORY ? pack_on_host(weight->device, matrix, weight) : status;
 }
 
-w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight) {
+w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *matrix, const uint8_t *packed,
+                                          w4_device_weight **weight) {
     void *description = NULL;
     W4_TRY(w4_allocate(sizeof(w4_device_weight), "a weight's description", &description));
     w4_device_weight *made = description;
@@ -116,7 +118,7 @@ w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w
     };
     w4a16_status status = w4_cuda_enter(device);
     if (!status) {
-        status = upload(made, matrix);
+        status = upload(made, matrix, packed);
         w4_cuda_leave();
     }
     if (status) {
@@ -125,6 +127,10 @@ w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w
     }
     *weight = made;
     return W4A16_OK;
+}
+
+w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight) {
+    return w4_cuda_weight_upload_packed(device, matrix, NULL, weight);
 }
 
 w4a16_status w4_cuda_weight_download(const w4_device_weight *weight, w4_matrix *matrix) {
