@@ -53,6 +53,7 @@ static void decode(test_weight *weight) {
     int64_t group_size = c->group_size == -1 ? c->k : c->group_size;
     weight->values = test_allocate((size_t)(c->n * c->k) * sizeof(double));
     weight->norms = test_allocate((size_t)c->n * sizeof(double));
+#pragma omp parallel for schedule(static) if (c->n * c->k > 1000000)
     for (int64_t row = 0; row < c->n; row++) {
         double squares = 0;
         for (int64_t j = 0; j < c->k; j++) {
@@ -110,7 +111,7 @@ void test_weight_make(test_weight *weight, uint64_t *seed, int64_t n, int64_t k,
     c->scales = weight->scales;
     c->zeros = weight->zeros;
     c->k_order = weight->k_order;
-    decode(weight);
+    if (!(flags & TEST_NO_VALUES)) decode(weight);
 }
 
 void test_weight_free(test_weight *weight) {

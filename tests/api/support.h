@@ -50,10 +50,10 @@ typedef struct test_weight {
     double *norms;  /* [n]: Euclidean norm of (|q| + |z|) |s|, which bounds rounding errors */
 } test_weight;
 
-enum { TEST_K_ORDER = 1, TEST_EXACT = 2 };
+enum { TEST_K_ORDER = 1, TEST_EXACT = 2, TEST_NO_VALUES = 4 };
 
 /** Random codes and k_order. Scales: random of either sign, or with TEST_EXACT powers of two from 1/8 to 1; then float
- * zeros are multiples of 1/2. */
+ * zeros are multiples of 1/2. With TEST_NO_VALUES `values` and `norms`, 8 bytes an element, stay NULL. */
 void test_weight_make(test_weight *weight, uint64_t *seed, int64_t n, int64_t k, int64_t group_size,
                       w4a16_dtype scale_dtype, w4a16_zero_kind zero_kind, int flags);
 void test_weight_free(test_weight *weight);
@@ -123,7 +123,7 @@ void *test_workspace(const w4a16_plan *plan, size_t *bytes);
 void test_gemm(const w4a16_plan *plan, const test_activations *a, test_output *c);
 
 /** Names of the configs that can run on `context` for this weight; returns how many. */
-enum { TEST_MAX_CONFIGS = 64 };
+enum { TEST_MAX_CONFIGS = 128 };
 size_t test_configs(const w4a16_context *context, const test_weight *weight, int64_t m, w4a16_dtype a_dtype,
                     w4a16_dtype c_dtype, uint32_t flags, const char *names[TEST_MAX_CONFIGS]);
 

@@ -18,12 +18,26 @@ void device_copy_out(void *host, const void *device, size_t bytes);
 void device_free(void *memory, size_t offset);
 void device_fill(void *memory, int value, size_t bytes);
 
+/** Host memory that the device copies to at full speed. */
+void *device_host_allocate(size_t bytes);
+void device_host_free(void *memory);
+
+/** In the order of `stream` and not waited for: from device to device, and a fill. */
+void device_queue_copy(void *target, const void *source, size_t bytes, void *stream);
+void device_queue_fill(void *memory, int value, size_t bytes, void *stream);
+
 void *device_stream_create(void);
 void device_stream_destroy(void *stream);
 void device_synchronize(void *stream);
 
-/** Between these, work on `stream` is recorded; the graph is then launched `times` times and destroyed. */
+/** Between these, work on `stream` is recorded. */
 void device_capture_begin(void *stream);
-void device_capture_run(void *stream, int times);
+void *device_capture_end(void *stream);
+void device_graph_launch(void *graph, void *stream);
+void device_graph_destroy(void *graph);
+
+/** From now on `what` runs: where the next call of this does not come in time, say so and end the program, for a kernel
+ * that hangs would let it wait forever. NULL: nothing that can hang runs. */
+void device_watch(const char *what);
 
 #endif

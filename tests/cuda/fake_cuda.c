@@ -18,7 +18,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { SHARED_LIMIT = 232448, MAX_RECORDS = 16384, REPLAYED_RECORDS = 4 };
+enum { SHARED_LIMIT = 232448, MAX_RECORDS = 16384, SMALL_GRAPH = 256, REPLAYED_RECORDS = 4 };
 
 struct CUfunc_st {
     char name[96];
@@ -174,6 +174,16 @@ EXPORT CUresult cuMemFree(CUdeviceptr pointer) {
     RESPECT(1);
     if (pointer) arrays--;
     return drop((void *)(uintptr_t)pointer);
+}
+EXPORT CUresult cuMemHostAlloc(void **pointer, size_t bytes, unsigned flags) {
+    (void)flags;
+    RESPECT(1);
+    *pointer = make(bytes);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuMemFreeHost(void *pointer) {
+    RESPECT(1);
+    return drop(pointer);
 }
 EXPORT CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream) {
     (void)stream;
@@ -335,8 +345,9 @@ EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
     (void)stream;
     RESPECT(1);
     const struct CUgraph_st *graph = (const struct CUgraph_st *)executable;
-    /* The first ones show what there is to show; thousands would take minutes. */
-    for (int i = 0; i < graph->count && i < REPLAYED_RECORDS; i++) execute(&graph->records[i]);
+    /* Of thousands, which would take minutes, the first ones show what there is to show. */
+    int count = graph->count <= SMALL_GRAPH ? graph->count : REPLAYED_RECORDS;
+    for (int i = 0; i < count; i++) execute(&graph->records[i]);
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuGraphDestroy(CUgraph graph) {
