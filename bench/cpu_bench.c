@@ -140,7 +140,8 @@ int main(int argc, char **argv) {
                               W4A16_FP16,
                               W4A16_FP16,
                               W4A16_ZERO_SYMMETRIC,
-                              0};
+                              0,
+                              false};
         w4a16_ceilings ceilings = {.struct_size = sizeof ceilings};
         must(w4_cpu_backend.measure_ceilings(device, &ceilings));
         printf("      %-24s %10s %9.1f %8s %10.1f\n", "ceilings", "", ceilings.read_bytes_per_second * 1e-9, "",

@@ -1,469 +1,186 @@
 /* SPDX-License-Identifier: Apache-2.0
  * GEMM for sm_90a, C[m,n] = alpha * A[m,k] * W[n,k]^T + bias[n], weights of 4 bits in the packed layout. Compiled once
- * a config with W4_CONFIG_NAME, W4_TILE_N, W4_TILE_M, W4_TILE_K and W4_STAGES set (kernels.def).
+ * a config of kernels.def.
  *
  * Which side is which: the kernel computes transposed tiles, C^T = W * A^T, because wgmma takes its left operand (64
  * rows) from registers, where the dequantised weights are. wgmma's M is our N (out features), wgmma's N is our M
  * (tokens).
  *
- * Roles: warpgroup 0 loads (one thread of it), warpgroups 1 and 2 multiply, each its own strip of 64 out features with
- * the same tokens (cooperative). CTAs stay and take tile after tile, the tokens' index running fastest, so that tiles
- * that share weights run at the same time.
+ * Roles: warpgroup 0 loads (one warp activations, one weights), the others multiply. Cooperative: they share a tile, each has strips of
+ * 64 out features of its own, and the same tokens. Pingpong: each takes every other tile, so that one stores its
+ * results while the other multiplies. schedule.h says which tiles, and which stages of them, a CTA does.
  *
- * A stage, 64 columns of k: activations [TILE_M][64] as the copy engine writes them with the 128-byte swizzle, then one
- * packed block of 2048 bytes for each of the two strips.
+ * A stage, TILE_K columns of k: activations [TILE_K/64][TILE_M][64] as the copy engine writes them with the 128-byte
+ * swizzle; and for each strip its codes and the scales and zero points of its groups (w4_sm90_slot_bytes).
  *
- * Barriers, for each stage: `full`, 1 arrival (the loader) plus the stage's bytes; `empty`, 8 arrivals (one for each
- * consumer warp, once its wgmmas have read the stage).
+ * Cluster (2): two CTAs with the same tokens and neighbouring out features; each loads half of every stage's activations
+ * for both.
  *
- * Arithmetic: codes become q - z, exact integers in fp16 or bf16; wgmma sums a group's products in fp32; at the end of
- * the group its sum times the group's scale is added to the tile's sum in fp32. Weights are thus never rounded (with
- * float zero points q - z is rounded to fp16). One order over k for every config. */
-#include "dequantize.h"
-#include "params.h"
+ * Barriers, for each stage: `full`, 2 arrivals (the loaders) plus the stage's bytes; `empty`, one arrival for each warp
+ * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it.
+ *
+ * Arithmetic: codes become q - z, exact integers in fp16 or bf16. A tile's sums are kept in units of the current group's
+ * scale: where a group begins, they are multiplied by (scale before / scale now), and at the end by the last scale. So
+ * weights are never rounded (with float zero points and fp16, q - z is), and no second set of sums is needed; the host
+ * admits only scales whose ratios cannot overflow.
+ *
+ * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
+ * touched only after griddepcontrol.wait. */
+#include "gemm_params.h"
 #include "ptx.cuh"
 #include "shape.h"
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "weights.cuh"
 
 namespace {
 
-constexpr int TILE_N = W4_TILE_N, TILE_M = W4_TILE_M, TILE_K = W4_TILE_K, STAGES = W4_STAGES;
-constexpr int STRIPS = TILE_N / W4_BLOCK_ROWS;
-constexpr int SUMS = TILE_M / 2; /* accumulators of a thread: 64 * TILE_M / 128 */
-constexpr uint32_t A_BYTES = TILE_M * TILE_K * 2, W_BYTES = W4_BLOCK_BYTES;
-constexpr uint32_t STAGE_BYTES = A_BYTES + STRIPS * W_BYTES;
-constexpr uint32_t EMPTY_ARRIVALS = 4 * W4_SM90_CONSUMERS;
+constexpr int TILE_N = W4_TILE_N, TILE_M = W4_TILE_M, TILE_K = W4_TILE_K, CLUSTER = W4_CLUSTER;
+constexpr int WARPGROUPS = W4_WARPGROUPS; /* that multiply */
+constexpr bool PINGPONG = W4_PINGPONG;
+constexpr int THREADS = 128 * (1 + WARPGROUPS);
+constexpr int SLOTS = TILE_N / W4_BLOCK_ROWS;                /* strips in a stage */
+constexpr int SHARERS = PINGPONG ? 1 : WARPGROUPS;           /* warpgroups that share a tile */
+constexpr int STRIPS = SLOTS / SHARERS;                      /* strips of one warpgroup */
+constexpr int BLOCKS = TILE_K / W4_BLOCK_COLUMNS;            /* of k in a stage */
+constexpr int UNITS = BLOCKS * STRIPS;                       /* a unit: one block of one strip, four wgmmas */
+constexpr int SUMS = TILE_M / 2;                             /* accumulators of a thread and strip */
+constexpr uint32_t BOX_BYTES = TILE_M * W4_BLOCK_COLUMNS * 2; /* of A in one block of k */
+constexpr uint32_t A_BYTES = BLOCKS * BOX_BYTES, CODE_BYTES = BLOCKS * W4_BLOCK_BYTES;
+constexpr uint32_t EMPTY_ARRIVALS = 4 * SHARERS * CLUSTER;
+constexpr uint32_t LOADERS = 2; /* warps that load */
+constexpr bool ORDERED = WARPGROUPS == 2 && (PINGPONG || TILE_M >= 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
+static_assert(ORDERED || !PINGPONG, "turns are made for two");
+constexpr int ORDER_BARRIER = 8;       /* and the next: named barriers */
 
-static_assert(STRIPS == W4_SM90_CONSUMERS, "a strip for each consumer warpgroup");
-static_assert(TILE_K == W4_BLOCK_COLUMNS, "a stage is one block of k");
-static_assert(A_BYTES % W4_SM90_ALIGNMENT == 0, "the swizzle repeats every 1024 bytes");
+/* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
+constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248 : 65536 / (THREADS * W4_RESIDENT) / 8 * 8;
+constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 ? 32 : STRIPS * SUMS == 128 ? 40 : 48;
+constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * WARPGROUPS) / 8 * 8;
+constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
 
-/** Shared memory, from an address aligned to 1024. */
+static_assert(SLOTS % SHARERS == 0, "every warpgroup has as many strips");
+static_assert(TILE_K <= W4_CHUNK_COLUMNS, "a stage lies in one chunk");
+static_assert(BOX_BYTES / CLUSTER % W4_SM90_ALIGNMENT == 0, "the swizzle repeats every 1024 bytes");
+
+/** Where things lie in shared memory, by 32-bit address: barriers, what the warps turn their results over in,
+ * activations, slots of weights. */
 struct Shared {
-    uint32_t base;
-    __device__ uint32_t activations(int stage) const { return base + stage * A_BYTES; }
-    __device__ uint32_t weights(int stage, int strip) const {
-        return base + STAGES * A_BYTES + (stage * STRIPS + strip) * W_BYTES;
+    uint32_t barriers; /* aligned to 1024 */
+    uint32_t codes, slot_bytes;
+    __device__ Shared(const void *memory, const w4_sm90_gemm_params &params) {
+        barriers = (shared_address(memory) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT;
+        slot_bytes = params.slot_bytes;
+        codes = activations(params.ring);
     }
-    __device__ uint32_t full(int stage) const { return base + STAGES * STAGE_BYTES + stage * 8; }
-    __device__ uint32_t empty(int stage) const { return full(stage) + STAGES * 8; }
+    __device__ uint32_t full(int stage) const { return barriers + stage * 16; }
+    __device__ uint32_t empty(int stage) const { return barriers + stage * 16 + 8; }
+    __device__ uint32_t staging(int warp) const { return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING; }
+    __device__ uint32_t activations(int stage) const {
+        constexpr uint32_t fixed = (4 * WARPGROUPS * W4_SM90_STAGING + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT;
+        return barriers + W4_SM90_BARRIER_BYTES + fixed * W4_SM90_ALIGNMENT + stage * A_BYTES;
+    }
+    __device__ uint32_t slot(int stage, int slot) const { return codes + (stage * SLOTS + slot) * slot_bytes; }
 };
 
 /** Where a thread is in the ring of stages. */
 struct Position {
     int stage = 0;
     uint32_t phase = 0;
-    __device__ void advance() {
-        if (++stage == STAGES) {
+    __device__ __forceinline__ void advance(int ring) {
+        if (++stage == ring) {
             stage = 0;
             phase ^= 1;
         }
     }
+    __device__ void skip(int stages, int ring) {
+        stage += stages;
+        phase ^= stage / ring & 1;
+        stage %= ring;
+    }
 };
 
+/** A CTA's tile: its first token and first strip. */
 struct Tile {
-    int m, strip; /* first token, first strip */
-    __device__ Tile(const w4_gemm_params &params, int index) {
-        int tiles_m = (params.m + TILE_M - 1) / TILE_M;
-        m = index % tiles_m * TILE_M;
-        strip = index / tiles_m * STRIPS;
-    }
-    static __device__ int count(const w4_gemm_params &params) {
-        return ((int)params.layout.strips + STRIPS - 1) / STRIPS * ((params.m + TILE_M - 1) / TILE_M);
+    int m, strip;
+    __device__ Tile(const w4_schedule &schedule, int index, int rank) {
+        int tile_m, tile_n;
+        w4_schedule_place(&schedule, index, &tile_m, &tile_n);
+        m = tile_m * TILE_M;
+        strip = (tile_n * CLUSTER + rank) * SLOTS;
     }
 };
 
-/* ---- Loading ------------------------------------------------------------------------------------------------- */
+#include "gemm_load.cuh"
 
-__device__ void load_tiles(const CUtensorMap *a, const w4_gemm_params &params, const Shared &shared) {
-    Position at;
-    for (int index = blockIdx.x; index < Tile::count(params); index += gridDim.x) {
-        Tile tile(params, index);
-        int strips = min(STRIPS, (int)params.layout.strips - tile.strip);
-        for (int block = 0; block < (int)params.layout.blocks; block++) {
-            barrier_wait(shared.empty(at.stage), at.phase ^ 1);
-            barrier_arrive_expect(shared.full(at.stage), A_BYTES + strips * W_BYTES);
-            copy_tensor(shared.activations(at.stage), a, block * TILE_K, tile.m, shared.full(at.stage));
-            for (int strip = 0; strip < strips; strip++) {
-                const uint8_t *source =
-                    params.packed + w4_packed_block_offset(&params.layout, tile.strip + strip, block);
-                copy_bulk(shared.weights(at.stage, strip), source, W_BYTES, shared.full(at.stage));
-            }
-            at.advance();
-        }
-    }
-}
+#include "gemm_multiply.cuh"
 
-/* ---- Dequantising -------------------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ float load_number(const uint8_t *address, int dtype) {
-    if (dtype == W4_PARAM_FP32) return __ldg((const float *)address);
-    uint16_t bits = __ldg((const unsigned short *)address);
-    return dtype == W4_PARAM_BF16 ? __uint_as_float((uint32_t)bits << 16) : __half2float(__ushort_as_half(bits));
-}
-
-/** Scales and zero points of one group, of the two rows that a thread's fragments hold. */
-struct Group {
-    float scale[2], zero[2];
-};
-
-/** Walks through the groups of one strip, loading a group ahead: what a load brings is looked at a group later, when it
- * has long arrived. */
-struct GroupReader {
-    const uint8_t *strip; /* where this strip begins in the packed layout */
-    int column, line;     /* where the group that was loaded begins; its line in the chunk of that column */
-    uint32_t scale[2], zero[2];
-
-    __device__ __forceinline__ void load(const w4_gemm_params &params, int row) {
-        const w4_packed_layout &layout = params.layout;
-        int chunk = column / W4_CHUNK_COLUMNS,
-            blocks = min((int)layout.blocks - chunk * W4_CHUNK_BLOCKS, W4_CHUNK_BLOCKS);
-        const uint8_t *lines = strip + chunk * layout.chunk_stride + blocks * W4_BLOCK_BYTES;
-        const uint8_t *zeros = lines + layout.lines * W4_BLOCK_ROWS * layout.scale_size;
-        int first = line * W4_BLOCK_ROWS + row;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int at = first + 8 * i;
-            if (layout.scale_size == 4)
-                scale[i] = __ldg((const unsigned int *)lines + at);
-            else
-                scale[i] = __ldg((const unsigned short *)lines + at);
-            if (params.zero_kind == W4_PARAM_ZERO_INTEGER) zero[i] = __ldg(zeros + at);
-            if (params.zero_kind == W4_PARAM_ZERO_FLOAT) zero[i] = __ldg((const unsigned int *)zeros + at);
-        }
-    }
-
-    __device__ __forceinline__ void begin(const w4_gemm_params &params, int strip_index, int row) {
-        strip = params.packed + strip_index * params.layout.strip_stride;
-        column = line = 0;
-        load(params, row);
-    }
-
-    /** Hand out the group that was loaded, and load the next, if there is one. */
-    __device__ __forceinline__ Group next(const w4_gemm_params &params, int row) {
-        Group group;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            group.scale[i] = params.scale_dtype == W4_PARAM_FP32   ? __uint_as_float(scale[i])
-                             : params.scale_dtype == W4_PARAM_BF16 ? __uint_as_float(scale[i] << 16)
-                                                                   : __half2float(__ushort_as_half(scale[i]));
-            group.zero[i] = params.zero_kind == W4_PARAM_SYMMETRIC      ? 8.0f
-                            : params.zero_kind == W4_PARAM_ZERO_INTEGER ? (float)zero[i]
-                                                                        : __uint_as_float(zero[i]);
-        }
-        int before = column / W4_CHUNK_COLUMNS;
-        if (column < params.k - params.group_size) {
-            column += params.group_size;
-            /* A new chunk's line 0 belongs to the group that holds its first column: this one, or the one before. */
-            line = column / W4_CHUNK_COLUMNS == before ? line + 1 : column % W4_CHUNK_COLUMNS != 0;
-            load(params, row);
-        }
-        return group;
-    }
-};
-
-__device__ __forceinline__ uint32_t bits_of(__half2 value) {
-    return *reinterpret_cast<uint32_t *>(&value);
-}
-__device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 value) {
-    return *reinterpret_cast<uint32_t *>(&value);
-}
-__device__ __forceinline__ __half2 half2_of(uint32_t bits) {
-    return *reinterpret_cast<__half2 *>(&bits);
-}
-__device__ __forceinline__ __nv_bfloat162 bfloat162_of(uint32_t bits) {
-    return *reinterpret_cast<__nv_bfloat162 *>(&bits);
-}
-
-/** What is subtracted from a thread's two rows (kernels/common/dequantize.h has the tricks and their proof). FLOAT:
- * zero points may have fractions; with bf16 they may not. */
-template <bool BF16, bool FLOAT> struct Dequantizer;
-
-template <bool FLOAT> struct Dequantizer<false, FLOAT> {
-    static constexpr bool IS_BF16 = false;
-    __device__ __forceinline__ Dequantizer() : magic(in_register(W4_FP16_MAGIC)) {}
-    uint32_t magic;
-    __half2 low, high, fraction[2]; /* 1024 + z of row 0; -(64 + z) of row 1; what is left of a float z */
-    __device__ __forceinline__ void set(const Group &group) {
-        low = __float2half2_rn(1024.0f + (FLOAT ? 0.0f : group.zero[0]));
-        high = __float2half2_rn(-64.0f - (FLOAT ? 0.0f : group.zero[1]));
-        fraction[0] = __float2half2_rn(group.zero[0]);
-        fraction[1] = __float2half2_rn(group.zero[1]);
-    }
-    __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
-        const __half2 sixteenth = __float2half2_rn(0.0625f);
-#pragma unroll
-        for (int pair = 0; pair < 2; pair++) {
-            __half2 first = __hsub2(half2_of(and_or<W4_LOW_NIBBLES>(word, magic)), low);
-            __half2 second = __hfma2(half2_of(and_or<W4_HIGH_NIBBLES>(word, magic)), sixteenth, high);
-            if (FLOAT) {
-                first = __hsub2(first, fraction[0]);
-                second = __hsub2(second, fraction[1]);
-            }
-            a[2 * pair] = bits_of(first);
-            a[2 * pair + 1] = bits_of(second);
-            word >>= 8;
-        }
-    }
-};
-
-template <> struct Dequantizer<true, false> {
-    static constexpr bool IS_BF16 = true;
-    __device__ __forceinline__ Dequantizer() : magic(in_register(W4_BF16_MAGIC)) {}
-    uint32_t magic;
-    __nv_bfloat162 offset[2]; /* 128 + z of each row: exact, as z is an integer of at most 16 */
-    __device__ __forceinline__ void set(const Group &group) {
-        offset[0] = __float2bfloat162_rn(128.0f + group.zero[0]);
-        offset[1] = __float2bfloat162_rn(128.0f + group.zero[1]);
-    }
-    __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            a[i] = bits_of(__hsub2(bfloat162_of(and_or<W4_LOW_NIBBLES>(word, magic)), offset[i % 2]));
-            word >>= 4;
-        }
-    }
-};
-
-/* ---- Multiplying --------------------------------------------------------------------------------------------- */
-
-/** Add a finished group's sums, each times its row's scale, to the tile's. */
-__device__ __forceinline__ void add_group(float (&total)[SUMS], const float (&sums)[SUMS], const Group &group) {
-#pragma unroll
-    for (int i = 0; i < SUMS; i++) total[i] = fmaf(group.scale[i % 4 / 2], sums[i], total[i]);
-}
-
-/** Keep the compiler from moving the making of a fragment behind the fence: it would see registers of a running wgmma
- * change, and serialise all of them. */
-template <int STEPS> __device__ __forceinline__ void settle(uint32_t (&fragment)[STEPS][4]) {
-#pragma unroll
-    for (int i = 0; i < 4 * STEPS; i++) asm volatile("" : "+r"(fragment[i / 4][i % 4])::"memory");
-}
-
-/** The same for sums, around code that reads them. */
-__device__ __forceinline__ void settle(float (&sums)[SUMS]) {
-#pragma unroll
-    for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(sums[i])::"memory");
-}
-
-/** Start consecutive k16 steps on fragments that are ready, with one commit. */
-template <int STEPS, bool BF16>
-__device__ __forceinline__ void multiply(uint32_t (&fragment)[STEPS][4], uint64_t descriptor, int add,
-                                         float (&sums)[SUMS]) {
-    settle(fragment);
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < STEPS; step++)
-        wgmma<TILE_M, BF16>::run(sums, fragment[step], descriptor + 2 * step, step == 0 ? add : 1);
-    wgmma_commit();
-}
-
-/** One consumer's view of a tile in progress. */
-template <class Codes> struct Consumer {
-    const w4_gemm_params &params;
-    const Shared &shared;
-    int slot, thread, row; /* slot: of the stage's two blocks of W */
-    int group_end;         /* column where the current group ends */
-    Group group;
-    GroupReader groups;
-    Codes dequantizer;
-
-    __device__ __forceinline__ Consumer(const w4_gemm_params &params_, const Shared &shared_, int strip, int slot_)
-        : params(params_), shared(shared_), slot(slot_), thread(threadIdx.x % 128),
-          row(thread / 32 * 16 + thread % 32 / 4), group_end(params_.group_size) {
-        groups.begin(params, strip, row);
-        group = groups.next(params, row);
-        dequantizer.set(group);
-    }
-
-    /** Wait for a stage and read this thread's 16 bytes of it. */
-    __device__ __forceinline__ void read(const Position &at, uint32_t (&words)[4]) {
-        barrier_wait(shared.full(at.stage), at.phase);
-        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                     : "r"(shared.weights(at.stage, slot) + thread * 16));
-    }
-
-    __device__ __forceinline__ void release(int stage) {
-        if (thread % 32 == 0) barrier_arrive(shared.empty(stage));
-    }
-
-    template <int STEPS>
-    __device__ __forceinline__ void dequantise(const uint32_t *words, uint32_t (&fragment)[STEPS][4]) {
-#pragma unroll
-        for (int step = 0; step < STEPS; step++) dequantizer.word(words[step], fragment[step]);
-    }
-
-    /** Turn to the next group; what is returned are the scales of the one that ends. */
-    __device__ __forceinline__ Group turn() {
-        Group ended = group;
-        group = groups.next(params, row);
-        group_end += params.group_size;
-        dequantizer.set(group);
-        return ended;
-    }
-};
-
-/** Once all of a group's wgmmas are done: add its sums, scaled. */
-__device__ __forceinline__ void end_group(float (&total)[SUMS], float (&sums)[SUMS], const Group &group) {
-    wgmma_wait<0>();
-    settle(sums);
-    add_group(total, sums, group);
-}
-
-/** One tile where groups are whole stages. While the wgmmas of a stage run, the next stage is dequantised into the
- * other fragment, across the ends of groups too, so that only the scaling of sums keeps the tensor cores waiting. */
-template <class Codes>
-__device__ __forceinline__ void multiply_whole(Consumer<Codes> &consumer, int blocks, Position &at,
-                                               float (&total)[SUMS]) {
-    uint32_t first[4][4], second[4][4], words[4];
-    float sums[SUMS];
-    int block = 0, add = 0, reading = -1; /* reading: the stage before, which wgmmas may still read */
-    consumer.read(at, words);
-    consumer.template dequantise<4>(words, first);
-    /* `own` is ready; `other` is free once the stage before is done. */
-    auto stage = [&](uint32_t(&own)[4][4], uint32_t(&other)[4][4]) {
-        multiply<4, Codes::IS_BF16>(own, wgmma_descriptor(consumer.shared.activations(at.stage)), add, sums);
-        wgmma_wait<1>();
-        if (reading >= 0) consumer.release(reading);
-        reading = at.stage;
-        at.advance();
-        block++;
-        bool ends = block * TILE_K == consumer.group_end || block == blocks;
-        Group ended = consumer.group;
-        if (ends) consumer.turn();
-        if (block < blocks) {
-            consumer.read(at, words);
-            consumer.template dequantise<4>(words, other);
-        }
-        if (ends) end_group(total, sums, ended);
-        add = !ends;
-    };
-    while (true) {
-        stage(first, second);
-        if (block == blocks) break;
-        stage(second, first);
-        if (block == blocks) break;
-    }
-    wgmma_wait<0>(); /* done since the last group's end, but the compiler wants to see it on this path */
-    consumer.release(reading);
-}
-
-/** One tile where groups are odd multiples of 32, so that one may end inside a stage. Simple, not fast. */
-template <class Codes>
-__device__ __forceinline__ void multiply_halves(Consumer<Codes> &consumer, int blocks, Position &at,
-                                                float (&total)[SUMS]) {
-    uint32_t fragment[2][4], words[4];
-    float sums[SUMS];
-    int add = 0;
-    for (int block = 0; block < blocks; block++) {
-        consumer.read(at, words);
-        uint64_t descriptor = wgmma_descriptor(consumer.shared.activations(at.stage));
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            consumer.template dequantise<2>(words + 2 * half, fragment);
-            multiply<2, Codes::IS_BF16>(fragment, descriptor + 4 * half, add, sums);
-            add = 1;
-            if (block * TILE_K + 32 * (half + 1) == consumer.group_end || (half == 1 && block == blocks - 1)) {
-                end_group(total, sums, consumer.turn());
-                add = 0;
-            } else {
-                wgmma_wait<0>();
-            }
-        }
-        consumer.release(at.stage);
-        at.advance();
-    }
-}
+#include "gemm_store.cuh"
 
 template <class Codes>
-__device__ __forceinline__ void multiply_tile(const w4_gemm_params &params, const Shared &shared, int strip, int slot,
-                                              Position &at, float (&total)[SUMS]) {
-    Consumer<Codes> consumer(params, shared, strip, slot);
-#pragma unroll
-    for (int i = 0; i < SUMS; i++) total[i] = 0.0f;
-    if (params.group_size % TILE_K && params.group_size < params.k)
-        multiply_halves(consumer, (int)params.layout.blocks, at, total);
-    else
-        multiply_whole(consumer, (int)params.layout.blocks, at, total);
-}
-
-/* ---- Results ------------------------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ void store_tile(const w4_gemm_params &params, const Tile &tile, int strip,
-                                           const float (&total)[SUMS]) {
-    const int thread = threadIdx.x % 128, lane = thread % 32;
-    const int first = strip * W4_BLOCK_ROWS + thread / 32 * 16 + lane / 4;
-#pragma unroll
-    for (int upper = 0; upper < 2; upper++) {
-        int n = first + 8 * upper;
-        if (n >= params.n) continue;
-        float bias = 0.0f;
-        if (params.bias)
-            bias = load_number((const uint8_t *)params.bias + (int64_t)n * (params.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
-                               params.bias_dtype);
-#pragma unroll
-        for (int i = 0; i < SUMS / 4; i++) {
-#pragma unroll
-            for (int odd = 0; odd < 2; odd++) {
-                int m = tile.m + 8 * i + lane % 4 * 2 + odd;
-                if (m >= params.m) continue;
-                float value = fmaf(params.alpha, total[4 * i + 2 * upper + odd], bias);
-                uint16_t bits = params.c_dtype == W4_PARAM_BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(value))
-                                                                : __half_as_ushort(__float2half_rn(value));
-                ((uint16_t *)params.c)[m * params.ldc + n] = bits;
-            }
+__device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const Shared &shared, int worker, int rank) {
+    int warpgroup = threadIdx.x / 128 - 1;
+    int first_slot = PINGPONG ? 0 : warpgroup * STRIPS;
+    Consumer<Codes> consumer(params, shared, first_slot);
+    if (ORDERED && warpgroup == 1) consumer.order_pass(); /* the first turn is the other's */
+    w4_work_cursor cursor = w4_schedule_begin(&params.schedule, worker);
+    w4_work work;
+    for (int turn = 0; w4_schedule_next(&params.schedule, &cursor, &work); turn++) {
+        if (PINGPONG && turn % WARPGROUPS != warpgroup) {
+            consumer.at.skip(work.end - work.begin, params.ring);
+            continue;
         }
+        consumer.multiply(work.begin, work.end);
+        consumer.scale_sums();
+        Share share(params, worker, rank, PINGPONG ? 0 : warpgroup);
+        if (work.begin > 0) {
+            share.give(consumer.sums);
+            continue;
+        }
+        if (work.end < params.schedule.stages) share.collect(work.tile, consumer.sums);
+        Tile tile(params.schedule, work.tile, rank);
+#pragma unroll
+        for (int strip = 0; strip < STRIPS; strip++)
+            store_strip(params, shared, tile.m, tile.strip + first_slot + strip, consumer.sums[strip]);
     }
 }
 
-template <bool BF16> __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_gemm_params &params) {
+template <bool BF16, int ZERO>
+__device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_params &params) {
     extern __shared__ uint8_t memory[];
-    Shared shared = {(shared_address(memory) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT};
-    int warpgroup = threadIdx.x / 128;
+    Shared shared(memory, params);
+    int rank = CLUSTER > 1 ? blockIdx.x % CLUSTER : 0, worker = blockIdx.x / CLUSTER;
+    grid_launch_dependents();
     if (threadIdx.x == 0) {
         prefetch_tensor_map(a);
-        for (int stage = 0; stage < STAGES; stage++) {
-            barrier_init(shared.full(stage), 1);
+        for (int stage = 0; stage < params.ring; stage++) {
+            barrier_init(shared.full(stage), LOADERS);
             barrier_init(shared.empty(stage), EMPTY_ARRIVALS);
         }
         barrier_init_fence();
     }
-    __syncthreads();
-    if (warpgroup == 0) {
-        registers_give_back<40>();
-        if (threadIdx.x == 0) load_tiles(a, params, shared);
+    if (CLUSTER > 1)
+        cluster_sync();
+    else
+        __syncthreads();
+    if (threadIdx.x < 128) {
+        if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_give_back<LOADER_REGISTERS>();
+        if (threadIdx.x < 32)
+            load_activations(a, params, shared, worker, rank);
+        else if (threadIdx.x < 64)
+            load_weights(params, shared, worker, rank);
     } else {
-        registers_take<232>();
-        Position at;
-        int consumer = warpgroup - 1;
-        for (int index = blockIdx.x; index < Tile::count(params); index += gridDim.x) {
-            Tile tile(params, index);
-            int strip = tile.strip + consumer;
-            /* The last tile may lack its second strip: that warpgroup computes the first one's again, so that every
-             * stage gets its arrivals, and drops the result. */
-            bool exists = strip < (int)params.layout.strips;
-            float total[SUMS];
-            int source = exists ? strip : tile.strip, slot = exists ? consumer : 0;
-            if (!BF16 && params.zero_kind == W4_PARAM_ZERO_FLOAT)
-                multiply_tile<Dequantizer<BF16, !BF16>>(params, shared, source, slot, at, total);
-            else
-                multiply_tile<Dequantizer<BF16, false>>(params, shared, source, slot, at, total);
-            if (exists) store_tile(params, tile, strip, total);
-        }
+        if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
+        grid_dependency_wait();
+        consume<Dequantizer<BF16, ZERO>>(params, shared, worker, rank);
     }
+    if (CLUSTER > 1) cluster_sync(); /* nobody leaves while the other may still write into its shared memory */
 }
 
 } // namespace
 
-#define W4_ENTRY_NAME(name, dtype) w4_##name##_##dtype
-#define W4_ENTRY(name, dtype, is_bf16)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(W4_SM90_THREADS, 1) W4_ENTRY_NAME(name, dtype)(                       \
-        const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_gemm_params params) {                        \
-        gemm<is_bf16>(&a, params);                                                                                     \
+#define W4_ENTRY_NAME(name, suffix) w4_##name##_##suffix
+#define W4_ENTRY(name, suffix, is_bf16, zero)                                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, W4_RESIDENT) W4_ENTRY_NAME(name, suffix)(                    \
+        const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_sm90_gemm_params params) {                   \
+        gemm<is_bf16, zero>(&a, params);                                                                               \
     }
-
-W4_ENTRY(W4_CONFIG_NAME, fp16, false)
-W4_ENTRY(W4_CONFIG_NAME, bf16, true)
+#include "entries.cuh"

@@ -44,6 +44,96 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
                  : "memory");
 }
 
+/** Arrive at the barrier with the same address in the CTA `rank` of the cluster. */
+__device__ __forceinline__ void barrier_arrive_cluster(uint32_t barrier, uint32_t rank) {
+    asm volatile("{\n\t"
+                 ".reg .b32 remote;\n\t"
+                 "mapa.shared::cluster.u32 remote, %0, %1;\n\t"
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n\t"
+                 "}" ::"r"(barrier),
+                 "r"(rank)
+                 : "memory");
+}
+
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/** Wait for the 128 threads of a warpgroup; `barrier` is a number of its own, not 0. */
+__device__ __forceinline__ void warpgroup_sync(int barrier) {
+    asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");
+}
+
+/** Two warpgroups take turns: wait for the other to pass at this barrier. */
+__device__ __forceinline__ void turn_wait(int barrier) {
+    asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
+}
+__device__ __forceinline__ void turn_pass(int barrier) {
+    asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory");
+}
+
+/* ---- Kernels in a row ---------------------------------------------------------------------------------------- */
+
+/** The next kernel in the stream may start, as far as it does not need what this one writes. */
+__device__ __forceinline__ void grid_launch_dependents() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+/** Wait until the kernels before this one have ended and what they wrote is there. */
+__device__ __forceinline__ void grid_dependency_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+/* ---- Flags between CTAs -------------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ void flag_store(uint64_t *flag, uint64_t value) {
+    asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
+}
+__device__ __forceinline__ uint64_t flag_load(const uint64_t *flag) {
+    uint64_t value;
+    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(flag) : "memory");
+    return value;
+}
+
+/* ---- Shared memory ------------------------------------------------------------------------------------------- */
+
+__device__ __forceinline__ uint4 shared_load128(uint32_t address) {
+    uint4 value;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "r"(address)
+                 : "memory");
+    return value;
+}
+__device__ __forceinline__ uint32_t shared_load32(uint32_t address) {
+    uint32_t value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+__device__ __forceinline__ uint32_t shared_load16(uint32_t address) {
+    uint16_t value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
+    return value;
+}
+__device__ __forceinline__ uint32_t shared_load8(uint32_t address) {
+    uint32_t value;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+
+/** Store four (two) 8 x 8 matrices of 16-bit values, transposed: lane 8i + j gives the address of row j of matrix i, 16
+ * bytes; a lane's register i holds its two values of matrix i in row lane/4, columns 2 * (lane%4) and the next. */
+__device__ __forceinline__ void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+                 "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+                 : "memory");
+}
+__device__ __forceinline__ void store_matrices_transposed_2(uint32_t address, const uint32_t (&matrices)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(matrices[0]),
+                 "r"(matrices[1])
+                 : "memory");
+}
+
 /* ---- Copies into shared memory ------------------------------------------------------------------------------- */
 
 /** A contiguous run of `bytes` (a multiple of 16, both ends 16-byte aligned); completes on `barrier`. */
@@ -64,8 +154,29 @@ __device__ __forceinline__ void copy_tensor(uint32_t target, const CUtensorMap *
         : "memory");
 }
 
+/** The same, written to the same address of every CTA in `mask`, and completing on the barrier of each. */
+__device__ __forceinline__ void copy_tensor_multicast(uint32_t target, const CUtensorMap *map, int32_t x, int32_t y,
+                                                      uint32_t barrier, uint16_t mask) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
+                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
+                 : "memory");
+}
+
 __device__ __forceinline__ void prefetch_tensor_map(const CUtensorMap *map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/** True in one thread of a converged warp. */
+__device__ __forceinline__ bool elect_one() {
+    uint32_t elected;
+    asm volatile("{\n\t"
+                 ".reg .pred one;\n\t"
+                 "elect.sync _|one, 0xffffffff;\n\t"
+                 "selp.u32 %0, 1, 0, one;\n\t"
+                 "}"
+                 : "=r"(elected));
+    return elected;
 }
 
 /* ---- Registers ----------------------------------------------------------------------------------------------- */
@@ -84,6 +195,13 @@ template <int COUNT> __device__ __forceinline__ void registers_take() {
 template <uint32_t MASK> __device__ __forceinline__ uint32_t and_or(uint32_t word, uint32_t magic) {
     uint32_t result;
     asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "n"(MASK), "r"(magic));
+    return result;
+}
+
+/** 1 / value, within one unit in the last place; exact for powers of two. Not for values that are denormal. */
+__device__ __forceinline__ float reciprocal(float value) {
+    float result;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
     return result;
 }
 
@@ -108,173 +226,73 @@ template <int PENDING> __device__ __forceinline__ void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-/** Descriptor of a K-major operand tile in shared memory: rows of 128 bytes, 128-byte swizzle, 8 rows to 1024 bytes. */
-__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t address) {
-    uint64_t descriptor = (address & 0x3ffff) >> 4;
-    descriptor |= (uint64_t)1 << 16;           /* leading offset: not used with this swizzle */
-    descriptor |= (uint64_t)(1024 >> 4) << 32; /* stride between groups of 8 rows */
-    descriptor |= (uint64_t)1 << 62;           /* 128-byte swizzle */
+/** Descriptor of a K-major operand tile in shared memory: rows of 128 bytes, 128-byte swizzle, 8 rows to 1024 bytes.
+ * The lower half holds the address (of 16 bytes each) and the leading offset, which this swizzle does not use; the upper
+ * the 1024 bytes between groups of 8 rows, and the swizzle. */
+__device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t address) {
+    return (address & 0x3ffff) >> 4 | 1 << 16;
+}
+__device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t low) {
+    uint64_t descriptor;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(descriptor) : "r"(low), "r"(1024 >> 4 | 1 << 30));
     return descriptor;
 }
+
+/* The operands of wgmma, eight sums at a time: what stands in the instruction, and what the compiler binds to it. */
+#define W4_SUMS_0 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define W4_SUMS_1 "%8, %9, %10, %11, %12, %13, %14, %15"
+#define W4_SUMS_2 "%16, %17, %18, %19, %20, %21, %22, %23"
+#define W4_SUMS_3 "%24, %25, %26, %27, %28, %29, %30, %31"
+#define W4_SUMS_4 "%32, %33, %34, %35, %36, %37, %38, %39"
+#define W4_SUMS_5 "%40, %41, %42, %43, %44, %45, %46, %47"
+#define W4_SUMS_6 "%48, %49, %50, %51, %52, %53, %54, %55"
+#define W4_SUMS_7 "%56, %57, %58, %59, %60, %61, %62, %63"
+#define W4_SUMS_8 "%64, %65, %66, %67, %68, %69, %70, %71"
+#define W4_SUMS_9 "%72, %73, %74, %75, %76, %77, %78, %79"
+#define W4_SUMS_10 "%80, %81, %82, %83, %84, %85, %86, %87"
+#define W4_SUMS_11 "%88, %89, %90, %91, %92, %93, %94, %95"
+#define W4_SUMS_12 "%96, %97, %98, %99, %100, %101, %102, %103"
+#define W4_SUMS_13 "%104, %105, %106, %107, %108, %109, %110, %111"
+#define W4_SUMS_14 "%112, %113, %114, %115, %116, %117, %118, %119"
+#define W4_SUMS_15 "%120, %121, %122, %123, %124, %125, %126, %127"
+#define W4_BIND_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define W4_BIND_8(i) W4_BIND_4(i), W4_BIND_4(i + 4)
+#define W4_BIND_16(i) W4_BIND_8(i), W4_BIND_8(i + 8)
+#define W4_BIND_32(i) W4_BIND_16(i), W4_BIND_16(i + 16)
+#define W4_BIND_64(i) W4_BIND_32(i), W4_BIND_32(i + 32)
+#define W4_SUMS_TO_15 W4_SUMS_0 ", " W4_SUMS_1
+#define W4_SUMS_TO_31 W4_SUMS_TO_15 ", " W4_SUMS_2 ", " W4_SUMS_3
+#define W4_SUMS_TO_63 W4_SUMS_TO_31 ", " W4_SUMS_4 ", " W4_SUMS_5 ", " W4_SUMS_6 ", " W4_SUMS_7
+#define W4_SUMS_TO_47 W4_SUMS_TO_31 ", " W4_SUMS_4 ", " W4_SUMS_5
+#define W4_SUMS_TO_79 W4_SUMS_TO_63 ", " W4_SUMS_8 ", " W4_SUMS_9
+#define W4_SUMS_TO_95 W4_SUMS_TO_63 ", " W4_SUMS_8 ", " W4_SUMS_9 ", " W4_SUMS_10 ", " W4_SUMS_11
+#define W4_SUMS_TO_127 W4_SUMS_TO_95 ", " W4_SUMS_12 ", " W4_SUMS_13 ", " W4_SUMS_14 ", " W4_SUMS_15
 
 /** d[64, N] = a[64, 16] * b[16, N] (+ d, if `add`): a in registers, b by descriptor; fp16 or bf16 operands, fp32 sums.
  * Asynchronous: d and a must be left alone until wgmma_wait. */
 template <int N, bool BF16> struct wgmma;
 
-template <> struct wgmma<16, false> {
-    static __device__ __forceinline__ void run(float (&d)[8], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %13, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-                     "{%8, %9, %10, %11}, %12, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
+#define W4_WGMMA(n, is_bf16, type, sums, a0, a1, a2, a3, descriptor, accumulate, ...)                                  \
+    template <> struct wgmma<n, is_bf16> {                                                                             \
+        static __device__ __forceinline__ void run(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, int add) {   \
+            asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, " accumulate                                       \
+                         ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" sums             \
+                         "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " descriptor ", add, 1, 1, 0;\n\t}"                     \
+                         : __VA_ARGS__                                                                                 \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)                                \
+                         : "memory");                                                                                  \
+        }                                                                                                              \
+    };
+#define W4_WGMMA_BOTH(n, ...) W4_WGMMA(n, false, "f16", __VA_ARGS__) W4_WGMMA(n, true, "bf16", __VA_ARGS__)
 
-template <> struct wgmma<16, true> {
-    static __device__ __forceinline__ void run(float (&d)[8], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %13, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-                     "{%8, %9, %10, %11}, %12, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
-
-template <> struct wgmma<32, false> {
-    static __device__ __forceinline__ void run(float (&d)[16], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %21, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                     "{%16, %17, %18, %19}, %20, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
-                       "+f"(d[15])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
-
-template <> struct wgmma<32, true> {
-    static __device__ __forceinline__ void run(float (&d)[16], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %21, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                     "{%16, %17, %18, %19}, %20, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
-                       "+f"(d[15])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
-
-template <> struct wgmma<64, false> {
-    static __device__ __forceinline__ void run(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %37, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                     "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                     "{%32, %33, %34, %35}, %36, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
-                       "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
-                       "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
-                       "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
-
-template <> struct wgmma<64, true> {
-    static __device__ __forceinline__ void run(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %37, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                     "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-                     "{%32, %33, %34, %35}, %36, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
-                       "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
-                       "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
-                       "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
-
-template <> struct wgmma<128, false> {
-    static __device__ __forceinline__ void run(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %69, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                     "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                     "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-                     "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                     "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
-                       "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
-                       "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
-                       "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-                       "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]),
-                       "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]),
-                       "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-                       "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
-
-template <> struct wgmma<128, true> {
-    static __device__ __forceinline__ void run(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
-        asm volatile("{\n\t"
-                     ".reg .pred add;\n\t"
-                     "setp.ne.b32 add, %69, 0;\n\t"
-                     "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-                     "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
-                     "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
-                     "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
-                     "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-                     "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n\t"
-                     "}"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                       "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]),
-                       "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]),
-                       "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
-                       "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-                       "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]),
-                       "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]),
-                       "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-                       "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)
-                     : "memory");
-    }
-};
+W4_WGMMA_BOTH(8, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", "%8", "%9", W4_BIND_4(0))
+W4_WGMMA_BOTH(16, W4_SUMS_0, "%8", "%9", "%10", "%11", "%12", "%13", W4_BIND_8(0))
+W4_WGMMA_BOTH(32, W4_SUMS_TO_15, "%16", "%17", "%18", "%19", "%20", "%21", W4_BIND_16(0))
+W4_WGMMA_BOTH(64, W4_SUMS_TO_31, "%32", "%33", "%34", "%35", "%36", "%37", W4_BIND_32(0))
+W4_WGMMA_BOTH(96, W4_SUMS_TO_47, "%48", "%49", "%50", "%51", "%52", "%53", W4_BIND_32(0), W4_BIND_16(32))
+W4_WGMMA_BOTH(128, W4_SUMS_TO_63, "%64", "%65", "%66", "%67", "%68", "%69", W4_BIND_64(0))
+W4_WGMMA_BOTH(160, W4_SUMS_TO_79, "%80", "%81", "%82", "%83", "%84", "%85", W4_BIND_64(0), W4_BIND_16(64))
+W4_WGMMA_BOTH(192, W4_SUMS_TO_95, "%96", "%97", "%98", "%99", "%100", "%101", W4_BIND_64(0), W4_BIND_32(64))
+W4_WGMMA_BOTH(256, W4_SUMS_TO_127, "%128", "%129", "%130", "%131", "%132", "%133", W4_BIND_64(0), W4_BIND_64(64))
 
 #endif

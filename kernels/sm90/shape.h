@@ -6,15 +6,32 @@
 #include "packed_layout.h"
 
 enum {
-    W4_SM90_CONSUMERS = 2,                           /* warpgroups that multiply */
-    W4_SM90_THREADS = 128 * (1 + W4_SM90_CONSUMERS), /* the first warpgroup loads */
-    W4_SM90_ALIGNMENT = 1024                         /* of a 128-byte swizzled tile in shared memory */
+    W4_SM90_ALIGNMENT = 1024,     /* of a 128-byte swizzled tile in shared memory */
+    W4_SM90_STAGING = 512,        /* bytes through which a warp turns its results over: 16 tokens */
+    W4_SM90_MOST_STAGES = 64,     /* for which there is room for barriers */
+    W4_SM90_BARRIER_BYTES = 1024, /* two of 8 bytes a stage, filled up to the alignment */
+    W4_SM90_SHARED_OF_SM = 233472 /* shared memory of an SM; each CTA on it costs 1024 more than it asks for */
 };
 
-/** Dynamic shared memory of a config: stages of A and W, the barriers, and what aligning the start may cost. */
-W4_SHARED_FUNCTION int32_t w4_sm90_shared_bytes(int32_t tile_n, int32_t tile_m, int32_t tile_k, int32_t stages) {
+/** What a stage holds of a strip's weights: codes, then `lines` scale lines, then as many zero lines, in bytes. */
+W4_SHARED_FUNCTION int32_t w4_sm90_slot_bytes(const w4_packed_layout *layout, int32_t tile_k, int64_t lines) {
+    return (int32_t)(tile_k / W4_BLOCK_COLUMNS * W4_BLOCK_BYTES +
+                     lines * W4_BLOCK_ROWS * (layout->scale_size + layout->zero_size));
+}
+
+/** Shared memory but for the stages: what aligning may cost, barriers, and `warps` areas for results. */
+W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps) {
+    return W4_SM90_ALIGNMENT + W4_SM90_BARRIER_BYTES +
+           (warps * W4_SM90_STAGING + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT;
+}
+
+/** Of gemm_any_group.cu: stages of A and W, the barriers, and what aligning the start may cost. */
+W4_SHARED_FUNCTION int32_t w4_sm90_any_group_bytes(int32_t tile_n, int32_t tile_m, int32_t tile_k, int32_t stages) {
     int32_t stage = tile_m * tile_k * 2 + tile_n * tile_k / 2;
     return W4_SM90_ALIGNMENT + stages * stage + 256;
 }
+
+/* gemm_any_group.cu: two warpgroups that multiply, and one that loads. */
+enum { W4_SM90_CONSUMERS = 2, W4_SM90_THREADS = 128 * (1 + W4_SM90_CONSUMERS) };
 
 #endif

@@ -68,6 +68,7 @@ w4a16_status w4a16_plan_create(const w4a16_weight *weight, const w4a16_plan_opti
     };
     w4_problem resolved;
     W4_TRY(w4_problem_resolve(&problem, &resolved));
+    resolved.uneven_scales = weight->uneven_scales;
     void *memory;
     W4_TRY(w4_allocate(sizeof(w4a16_plan), "a plan", &memory));
     w4a16_plan *result = memory;

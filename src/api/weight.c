@@ -32,6 +32,7 @@ static w4a16_status upload(w4a16_context *context, const w4_matrix *matrix, cons
     atomic_init(&result->references, 1);
     result->context = context;
     w4_context_retain(context);
+    result->uneven_scales = w4_matrix_scales_uneven(matrix);
     result->information = (w4a16_weight_info){
         .struct_size = sizeof result->information,
         .n = matrix->n,

@@ -6,6 +6,8 @@
 #include "core/matrix.h"
 #include "core/status.h"
 
+#include <stdbool.h>
+
 typedef struct w4_device w4_device;               /* an open device: each backend defines its own */
 typedef struct w4_device_weight w4_device_weight; /* a weight in the device's own packed layout */
 
@@ -15,6 +17,7 @@ typedef struct w4_problem {
     w4a16_dtype a_dtype, c_dtype, scale_dtype;
     w4a16_zero_kind zero_kind;
     uint32_t flags;
+    bool uneven_scales; /* of the weight, as w4_matrix_scales_uneven says; false where there is no weight yet */
 } w4_problem;
 
 typedef struct w4_config {

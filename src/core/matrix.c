@@ -134,6 +134,20 @@ w4a16_status w4_matrix_validate(const w4_matrix *matrix) {
     return matrix->k_order ? check_order(matrix->k_order, matrix->k) : W4A16_OK;
 }
 
+bool w4_matrix_scales_uneven(const w4_matrix *matrix) {
+    for (int64_t row = 0; row < matrix->n; row++) {
+        float least = INFINITY, most = 0;
+        for (int64_t group = 0; group < matrix->groups; group++) {
+            float scale = fabsf(
+                w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)(row * matrix->groups + group)));
+            least = fminf(least, scale);
+            most = fmaxf(most, scale);
+        }
+        if (least < 0x1p-60f || most > 0x1p60f || most > least * 0x1p60f) return true;
+    }
+    return false;
+}
+
 w4a16_status w4_matrix_from_canonical(const w4a16_canonical *canonical, w4_matrix *matrix) {
     if (!canonical) return w4_fail_null("canonical");
     W4_TRY(w4_check_struct("canonical", "w4a16_canonical_init", canonical->struct_size, sizeof *canonical));

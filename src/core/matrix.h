@@ -32,6 +32,10 @@ void w4_matrix_free(w4_matrix *matrix);
  * offender by [n, group]. */
 w4a16_status w4_matrix_validate(const w4_matrix *matrix);
 
+/** Whether scales lie so far apart that sums in units of one scale may overflow in units of another: more than 2^60
+ * between two of a row, or one outside 2^-60 .. 2^60. */
+bool w4_matrix_scales_uneven(const w4_matrix *matrix);
+
 /** Copy from the caller's arrays and validate. */
 w4a16_status w4_matrix_from_canonical(const w4a16_canonical *canonical, w4_matrix *matrix);
 

@@ -168,7 +168,8 @@ static w4_problem problem_of(const cpu_case *made, int64_t m) {
                         shape->c_dtype,
                         shape->scale_dtype,
                         shape->zero_kind,
-                        0};
+                        0,
+                        false};
 }
 
 bool cpu_feasible(w4_device *device, size_t config, const cpu_case *made) {

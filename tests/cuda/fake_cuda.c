@@ -26,7 +26,7 @@ struct CUfunc_st {
 };
 
 struct CUmod_st {
-    struct CUfunc_st functions[4];
+    struct CUfunc_st functions[8];
     int count;
 };
 
@@ -231,7 +231,7 @@ EXPORT CUresult cuModuleUnload(CUmodule module) {
 }
 EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
     RESPECT(0);
-    if (module->count == 4) return CUDA_ERROR_NOT_FOUND;
+    if (module->count == 8) return CUDA_ERROR_NOT_FOUND;
     *function = &module->functions[module->count++];
     snprintf((*function)->name, sizeof(*function)->name, "%s", name);
     return CUDA_SUCCESS;
@@ -301,6 +301,20 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
         stream->capture->records[stream->capture->count++] = launch;
     }
     return CUDA_SUCCESS;
+}
+
+EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **arguments, void **extra) {
+    for (unsigned i = 0; i < config->numAttrs; i++) {
+        const CUlaunchAttribute *attribute = &config->attrs[i];
+        if (attribute->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
+            if (config->gridDimX % attribute->value.clusterDim.x) return CUDA_ERROR_INVALID_VALUE;
+        } else if (attribute->id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+            return CUDA_ERROR_INVALID_VALUE;
+        }
+    }
+    return cuLaunchKernel(function, config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX,
+                          config->blockDimY, config->blockDimZ, config->sharedMemBytes, config->hStream, arguments,
+                          extra);
 }
 
 /* ---- Streams, graphs, events --------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of configs, which problems each can run, and the cost model that ranks them. */
+ * The table of configs, which problems each can run, how it shares one out, and the cost model that ranks them. */
 #include "backend/cuda/device.h"
 
 #include "core/memory.h"
@@ -9,70 +9,166 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-const w4_cuda_config w4_cuda_configs[] = {
-#define W4_SM90_CONFIG(name, tile_n, tile_m, tile_k, stages) {{#name, tile_m, tile_n, tile_k}, stages},
+enum {
+#define W4_SM90_KERNEL(name, ...) SLOT_##name,
+#define W4_SM90_ANY_GROUP(name, ...) SLOT_##name,
 #include "sm90/kernels.def"
-#undef W4_SM90_CONFIG
+#undef W4_SM90_KERNEL
+#undef W4_SM90_ANY_GROUP
+};
+
+const w4_cuda_config w4_cuda_configs[] = {
+#define W4_SM90_ENTRY(name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster, pingpong, resident, float_zeros,       \
+                      stream_k)                                                                                        \
+    {{#name suffix, tile_m, (tile_n) * (cluster), tile_k}, #name, warpgroups, cluster, pingpong, resident,             \
+     float_zeros, false, stream_k, 0, SLOT_##name},
+#define W4_SM90_KERNEL(name, ...)                                                                                      \
+    W4_SM90_ENTRY(name, "", __VA_ARGS__, false) W4_SM90_ENTRY(name, "_streamk", __VA_ARGS__, true)
+#define W4_SM90_ANY_GROUP(name, tile_n, tile_m, tile_k, stages)                                                        \
+    {{#name, tile_m, tile_n, tile_k}, #name, W4_SM90_CONSUMERS, 1, 0, 1, true, true, false, stages, SLOT_##name},
+#include "sm90/kernels.def"
+#undef W4_SM90_KERNEL
+#undef W4_SM90_ANY_GROUP
+#undef W4_SM90_ENTRY
 };
 
 const size_t w4_cuda_config_count = sizeof w4_cuda_configs / sizeof *w4_cuda_configs;
 
-int32_t w4_cuda_shared_bytes(size_t config) {
-    const w4_cuda_config *entry = &w4_cuda_configs[config];
-    return w4_sm90_shared_bytes(entry->public.tile_n, entry->public.tile_m, entry->public.tile_k, entry->stages);
+/* Fewer stages than this for each worker, and adding up the parts costs more than sharing saves. */
+enum { LEAST_RUN = 4 };
+
+static w4_packed_layout problem_layout(const w4_problem *problem) {
+    return w4_packed_layout_make(problem->n, problem->k, problem->group_size,
+                                 (int64_t)w4a16_dtype_size(problem->scale_dtype),
+                                 (int64_t)w4_zero_size(problem->zero_kind));
+}
+
+/** Bands of about this many tokens keep both the activations and the weights of a wave of tiles small: least bytes for
+ * 132 tiles come from four times as many out features as tokens, as a weight has a quarter of an activation's bytes. */
+static const int64_t BAND_TOKENS = 1024;
+
+static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, const w4_problem *problem, int64_t m) {
+    const w4_config *tile = &config->public;
+    w4_schedule schedule = {
+        .tiles_m = (int32_t)w4_ceil_divide(m, tile->tile_m),
+        .tiles_n = (int32_t)w4_ceil_divide(problem->n, tile->tile_n),
+        .stages = (int32_t)w4_ceil_divide(problem->k, tile->tile_k),
+        .band = (int32_t)w4_maximum(BAND_TOKENS / tile->tile_m, 1),
+    };
+    int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
+    schedule.workers = (int32_t)w4_minimum(tiles, slots);
+    if (!config->stream_k || tiles % slots == 0) return schedule;
+    /* The last, broken wave is shared out together with the one before it, so that no run is very short. */
+    int64_t whole_waves = tiles / slots - 1;
+    schedule.split_tiles = (int32_t)(whole_waves > 0 ? tiles - whole_waves * slots : tiles);
+    int64_t stages = (int64_t)schedule.split_tiles * schedule.stages;
+    schedule.workers = (int32_t)w4_minimum(slots, w4_maximum(stages / LEAST_RUN, 1));
+    if (schedule.workers <= tiles && schedule.workers < slots) { /* too little to share */
+        schedule.workers = (int32_t)w4_minimum(tiles, slots);
+        schedule.split_tiles = 0;
+    }
+    return schedule;
+}
+
+w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4_problem *problem, int64_t m) {
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    const w4_config *tile = &config->public;
+    w4_packed_layout layout = problem_layout(problem);
+    int32_t slots = (int32_t)w4_maximum(device->processors * config->resident / config->cluster, 1);
+    w4_cuda_shape shape = {.schedule = make_schedule(config, slots, problem, m)};
+    int32_t tile_n = tile->tile_n / config->cluster;
+    shape.threads = 128 * (1 + (uint32_t)config->warpgroups);
+    shape.grid = (uint32_t)(shape.schedule.workers * config->cluster);
+    if (config->any_group) {
+        shape.ring = config->stages;
+        shape.shared_bytes = w4_sm90_any_group_bytes(tile_n, tile->tile_m, tile->tile_k, config->stages);
+        return shape;
+    }
+    bool several = problem->group_size < problem->k && problem->group_size < tile->tile_k;
+    shape.lines = several ? tile->tile_k / (int32_t)problem->group_size : 1;
+    shape.slot_bytes = w4_sm90_slot_bytes(&layout, tile->tile_k, shape.lines);
+    int32_t stage = tile->tile_m * tile->tile_k * 2 + tile_n / W4_BLOCK_ROWS * shape.slot_bytes;
+    int32_t room = config->resident > 1 ? W4_SM90_SHARED_OF_SM / config->resident - 1024 : device->shared_limit;
+    int32_t fixed = w4_sm90_fixed_bytes(4 * config->warpgroups);
+    shape.ring = (int32_t)w4_minimum((room - fixed) / stage, W4_SM90_MOST_STAGES);
+    shape.shared_bytes = fixed + shape.ring * stage;
+    if (config->stream_k) {
+        /* Fewer tokens may be shared out where more are not. */
+        int64_t tiles = w4_ceil_divide(problem->m, tile->tile_m) * w4_ceil_divide(problem->n, tile->tile_n);
+        int64_t workers = w4_minimum(slots, w4_maximum(tiles * shape.schedule.stages / LEAST_RUN, 1));
+        size_t ctas = (size_t)(workers * config->cluster);
+        shape.partial_bytes = ctas * (size_t)tile_n * (size_t)tile->tile_m * sizeof(float);
+        shape.flag_bytes = ctas * (size_t)config->warpgroups * sizeof(uint64_t);
+    }
+    return shape;
 }
 
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size) {
-    const w4_config *config = &w4_cuda_configs[index].public;
-    int32_t shared_bytes = w4_cuda_shared_bytes(index);
-    if (shared_bytes > device->shared_limit) {
-        snprintf(reason, reason_size, "needs %d bytes of shared memory a block; this GPU offers %d", shared_bytes,
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    const w4_config *tile = &config->public;
+    w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
+    int64_t g = problem->group_size;
+    reason[0] = 0;
+    /* Kernels count tiles in 32 bits. */
+    int64_t tiles = w4_ceil_divide(problem->m, tile->tile_m) * w4_ceil_divide(problem->n, tile->tile_n);
+    if (tiles > INT32_MAX / 2)
+        snprintf(reason, reason_size, "C has %" PRId64 " tiles of %d x %d; %d is the most", tiles, tile->tile_m,
+                 tile->tile_n, INT32_MAX / 2);
+    else if (shape.shared_bytes > device->shared_limit)
+        snprintf(reason, reason_size, "needs %d bytes of shared memory a block; this GPU offers %d", shape.shared_bytes,
                  device->shared_limit);
-        return W4A16_ERROR_UNSUPPORTED;
-    }
-    if (problem->a_dtype == W4A16_BF16 && problem->zero_kind == W4A16_ZERO_FLOAT) {
-        snprintf(reason, reason_size,
-                 "floating zero points with bf16 activations would lose bits: bf16 holds q - z only "
-                 "for whole z");
-        return W4A16_ERROR_UNSUPPORTED;
-    }
-    /* Kernels count tiles in 32 bits. Batch invariance needs no check: every config adds up k in one order, whatever M
-     * is. */
-    int64_t tiles = w4_ceil_divide(problem->m, config->tile_m) * w4_ceil_divide(problem->n, config->tile_n);
-    if (tiles > INT32_MAX) {
-        snprintf(reason, reason_size, "C has %" PRId64 " tiles of %d x %d; %d is the most", tiles, config->tile_m,
-                 config->tile_n, INT32_MAX);
-        return W4A16_ERROR_UNSUPPORTED;
-    }
-    if (reason_size) reason[0] = 0;
-    return W4A16_OK;
+    else if (!config->any_group && shape.ring < 2)
+        snprintf(reason, reason_size, "two stages do not fit in the %d bytes of shared memory of this GPU",
+                 device->shared_limit);
+    else if (!config->any_group && g < problem->k && (g % W4_BLOCK_COLUMNS || (g % 256 && 256 % g)))
+        snprintf(reason, reason_size, "takes groups of 64, 128 and multiples of 256, not of %" PRId64, g);
+    else if (!config->float_zeros && problem->zero_kind == W4A16_ZERO_FLOAT)
+        snprintf(reason, reason_size, "has no registers left for floating zero points");
+    else if (!config->any_group && problem->uneven_scales)
+        snprintf(reason, reason_size, "the scales lie too far apart: over 2^60 within a row, or outside 2^-60 .. 2^60");
+    else if (config->stream_k && problem->flags & W4A16_PLAN_BATCH_INVARIANT)
+        snprintf(reason, reason_size, "sharing out tiles adds up k in an order that depends on M");
+    else if (config->stream_k && !shape.schedule.split_tiles)
+        snprintf(reason, reason_size, "the tiles fill whole waves, or are too small to share out");
+    else if (config->any_group && problem->flags & W4A16_PLAN_BATCH_INVARIANT && g == problem->k &&
+             !problem->uneven_scales)
+        snprintf(reason, reason_size, "left to the configs that add up k in the one order of batch-invariant plans");
+    else
+        return W4A16_OK;
+    return W4A16_ERROR_UNSUPPORTED;
 }
 
-/* To rank configs with, from one H200: what reading cold memory reaches (bytes a second); what a CTA takes for 64
- * columns of a tile, from bench/results/2026-11-21-h200-sm90.csv (8192 x 8192, one wave, time / 128 stages); and what a
- * call takes besides. */
-static const double MEMORY_RATE = 4.4e12, CALL_SECONDS = 2e-6;
-static const struct {
-    int32_t tile_m;
-    double stage_seconds;
-} stage_times[] = {{16, 0.355e-6}, {32, 0.365e-6}, {64, 0.435e-6}, {128, 0.645e-6}};
+/* To rank configs with, from one H200. */
+static const double MEMORY_RATE = 4.4e12; /* reading cold memory, bytes a second */
+static const double CALL_SECONDS = 2e-6;  /* what a call takes besides */
+static const double CLOCK = 1.7e9, L2_BYTES = 30, TENSOR_FLOP = 4096 * 0.9, INSTRUCTIONS = 4 * 0.6; /* a cycle and SM */
 
-static double stage_seconds(int32_t tile_m) {
-    size_t last = sizeof stage_times / sizeof *stage_times - 1, i = 0;
-    while (i < last && stage_times[i].tile_m < tile_m) i++;
-    return stage_times[i].stage_seconds * (tile_m > stage_times[i].tile_m ? (double)tile_m / stage_times[i].tile_m : 1);
+/** What an SM takes for one stage of one tile. */
+static double stage_seconds(const w4_cuda_config *config, const w4_problem *problem) {
+    const w4_config *tile = &config->public;
+    double n = tile->tile_n / config->cluster, m = tile->tile_m, k = tile->tile_k;
+    double tensor = 2 * n * w4_maximum(tile->tile_m, 32) * k / TENSOR_FLOP;
+    double l2 = (2 * m * k / config->cluster + n * k / 2) / L2_BYTES;
+    double groups = k / (double)w4_minimum(problem->group_size, problem->k);
+    double instructions = (n * k / 256 * 13 + groups * n * m / 32 + n / 16 * k / 64 * 40) / INSTRUCTIONS;
+    double cycles = tensor > l2 ? tensor : l2;
+    if (instructions > cycles) cycles = instructions;
+    return (cycles + 60) / CLOCK * (config->any_group ? 1.6 : 1);
 }
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
-    const w4_config *config = &w4_cuda_configs[index].public;
-    w4_packed_layout layout = w4_packed_layout_make(problem->n, problem->k, problem->group_size,
-                                                    (int64_t)w4a16_dtype_size(problem->scale_dtype),
-                                                    (int64_t)w4_zero_size(problem->zero_kind));
-    int64_t tiles_m = w4_ceil_divide(problem->m, config->tile_m), tiles_n = w4_ceil_divide(problem->n, config->tile_n);
-    /* Tiles are not divided: the last wave costs as much as a full one. */
-    double waves = (double)w4_ceil_divide(tiles_m * tiles_n, w4_maximum(device->processors, 1));
-    double multiply = waves * (double)layout.blocks * stage_seconds(config->tile_m);
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    w4_packed_layout layout = problem_layout(problem);
+    w4_schedule schedule = w4_cuda_shape_make(device, index, problem, problem->m).schedule;
+    int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
+    /* Stages that the busiest SM does. */
+    double stages = (double)w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
+                    (double)w4_ceil_divide((int64_t)schedule.split_tiles * schedule.stages, schedule.workers);
+    double resident = (double)w4_ceil_divide(schedule.workers * config->cluster, w4_maximum(device->processors, 1));
+    double multiply = stages * stage_seconds(config, problem) * resident;
+    double tile_bytes = 4.0 * config->public.tile_n / config->cluster * config->public.tile_m;
+    if (schedule.split_tiles) multiply += 2e-6 + tile_bytes / 60 / CLOCK * 2;
     double m = (double)problem->m;
     double memory = ((double)layout.bytes + 2 * m * (double)(problem->k + problem->n)) / MEMORY_RATE;
     return CALL_SECONDS + (memory > multiply ? memory : multiply);

@@ -6,14 +6,21 @@
 #include "backend/backend.h"
 #include "backend/cuda/driver.h"
 #include "params.h"
+#include "sm90/schedule.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-/** A line of kernels/sm90/kernels.def. */
+/** A config: a kernel of kernels/sm90/kernels.def, and how its tiles are shared out. */
 typedef struct w4_cuda_config {
     w4_config public;
+    const char *kernel; /* name of the cubin */
+    int32_t warpgroups, cluster, pingpong, resident;
+    bool float_zeros; /* takes floating zero points */
+    bool any_group; /* gemm_any_group.cu; `stages` is its, the others' is what fits */
+    bool stream_k;
     int32_t stages;
+    size_t slot; /* of the kernel in w4_cuda_kernels */
 } w4_cuda_config;
 
 extern const w4_cuda_config w4_cuda_configs[];
@@ -34,11 +41,13 @@ typedef struct w4_cuda_kernel {
     CUmodule module;
 } w4_cuda_kernel;
 
+enum { W4_CUDA_VARIANTS = 6 }; /* of each GEMM kernel: activations times kinds of zero points */
+
 /** The kernels of one open device. */
 typedef struct w4_cuda_kernels {
     pthread_mutex_t lock;
     w4_cuda_kernel gather, pack, read, multiply;
-    w4_cuda_kernel (*gemm)[2]; /* [config][0: fp16, 1: bf16] */
+    w4_cuda_kernel (*gemm)[W4_CUDA_VARIANTS]; /* [kernel][(a_dtype is bf16) + 2 * zero_kind] */
 } w4_cuda_kernels;
 
 struct w4_device {
@@ -74,7 +83,8 @@ w4a16_status w4_cuda_kernels_create(w4_cuda_kernels **kernels);
 /** Unloads; the context must be current. */
 void w4_cuda_kernels_destroy(w4_cuda_kernels *kernels);
 /** Entry points; the context must be current. Only the first call for a kernel loads (and allocates). */
-w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, w4a16_dtype a_dtype, CUfunction *function);
+w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, const w4_problem *problem,
+                                 CUfunction *function);
 w4a16_status w4_cuda_gather_kernel(const w4_device *device, CUfunction *function);
 w4a16_status w4_cuda_pack_kernel(const w4_device *device, CUfunction *function);
 w4a16_status w4_cuda_ceiling_kernels(const w4_device *device, CUfunction *read, CUfunction *multiply);
@@ -89,8 +99,17 @@ size_t w4_cuda_weight_bytes(const w4_device_weight *weight);
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size);
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem);
-/** Dynamic shared memory of a block. */
-int32_t w4_cuda_shared_bytes(size_t config);
+/** What a launch needs to know besides the pointers. */
+typedef struct w4_cuda_shape {
+    w4_schedule schedule;
+    int32_t ring, slot_bytes, lines; /* as in w4_sm90_gemm_params */
+    int32_t shared_bytes;            /* dynamic shared memory of a block */
+    uint32_t grid, threads;
+    size_t partial_bytes, flag_bytes; /* of the workspace, for any M up to the problem's */
+} w4_cuda_shape;
+
+/** For `m` tokens, and a workspace that serves problem->m of them. */
+w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t config, const w4_problem *problem, int64_t m);
 size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_problem *problem);
 
 w4a16_status w4_cuda_prepare(const w4_device *device, size_t index, const w4_problem *problem);

@@ -27,6 +27,7 @@
     FUNCTION(cuModuleGetFunction, "cuModuleGetFunction")                                                               \
     FUNCTION(cuFuncSetAttribute, "cuFuncSetAttribute")                                                                 \
     FUNCTION(cuLaunchKernel, "cuLaunchKernel")                                                                         \
+    FUNCTION(cuLaunchKernelEx, "cuLaunchKernelEx")                                                                     \
     FUNCTION(cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled")                                                         \
     FUNCTION(cuMemAlloc, "cuMemAlloc_v2")                                                                              \
     FUNCTION(cuMemFree, "cuMemFree_v2")                                                                                \

@@ -4,7 +4,10 @@
 #include "backend/cuda/device.h"
 
 #include "core/memory.h"
-#include "sm90/shape.h"
+#include "sm90/gemm_params.h"
+
+#include <stdatomic.h>
+#include <time.h>
 
 enum {
     GATHER_COLUMNS = 64, /* rows of the gathered copy are filled up to a multiple of this */
@@ -15,19 +18,23 @@ enum {
 /** Bytes from row to row that a tensor map can hold: below 2^40. */
 static const int64_t MAP_LARGEST_STRIDE = (INT64_C(1) << 40) - MAP_ALIGNMENT;
 
-/* Whether a call needs the copy is known when its pointer and stride are; a plan must serve them all, so that the room
- * is always asked for. */
-size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_problem *problem) {
-    (void)device;
-    (void)index;
+/** Of the workspace, what the copy of A takes: whether a call needs the copy is known when its pointer and stride are, and
+ * a plan must serve them all, so that the room is always asked for. */
+static size_t gather_bytes(const w4_problem *problem) {
     uint64_t bytes = (uint64_t)problem->m * (uint64_t)w4_round_up(problem->k, GATHER_COLUMNS) * 2;
     return (size_t)w4_round_up((int64_t)bytes, W4_WORKSPACE_ALIGNMENT);
+}
+
+size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_problem *problem) {
+    w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
+    return gather_bytes(problem) + shape.partial_bytes +
+           (size_t)w4_round_up((int64_t)shape.flag_bytes, W4_WORKSPACE_ALIGNMENT);
 }
 
 w4a16_status w4_cuda_prepare(const w4_device *device, size_t index, const w4_problem *problem) {
     CUfunction function;
     W4_TRY(w4_cuda_enter(device));
-    w4a16_status status = w4_cuda_gemm_kernel(device, index, problem->a_dtype, &function);
+    w4a16_status status = w4_cuda_gemm_kernel(device, index, problem, &function);
     if (!status) status = w4_cuda_gather_kernel(device, &function);
     w4_cuda_leave();
     return status;
@@ -51,11 +58,11 @@ static w4a16_status gather(const w4_device *device, const w4_run *run, int64_t c
                         arguments, NULL);
 }
 
-/** Describe A[m, k] with rows `stride` bytes apart; a box is 64 columns of a tile's tokens. */
-static w4a16_status make_map(const w4_run *run, const void *a, int64_t stride, const w4_config *config,
-                             CUtensorMap *map) {
+/** Describe A[m, k] with rows `stride` bytes apart; a box is 64 columns of a CTA's share of a tile's tokens. */
+static w4a16_status make_map(const w4_run *run, const void *a, int64_t stride, CUtensorMap *map) {
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
     cuuint64_t sizes[] = {(cuuint64_t)run->weight->k, (cuuint64_t)run->m}, strides[] = {(cuuint64_t)stride};
-    cuuint32_t box[] = {64, (cuuint32_t)config->tile_m}, steps[] = {1, 1};
+    cuuint32_t box[] = {64, (cuuint32_t)(config->public.tile_m / config->cluster)}, steps[] = {1, 1};
     CUtensorMapDataType type =
         run->problem.a_dtype == W4A16_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     return w4_cuda_call(cuTensorMapEncodeTiled, map, type, 2, (void *)(uintptr_t)a, sizes, strides, box, steps,
@@ -63,20 +70,27 @@ static w4a16_status make_map(const w4_run *run, const void *a, int64_t stride, c
                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
-static w4a16_status multiply(const w4_device *device, const w4_run *run) {
-    const w4_device_weight *weight = run->weight;
-    const w4_config *config = &w4_cuda_configs[run->config].public;
-    const void *a = run->a;
-    int64_t stride = run->lda <= MAP_LARGEST_STRIDE / 2 ? run->lda * 2 : 0;
-    if (weight->k_order || (uintptr_t)a % MAP_ALIGNMENT || !stride || stride % MAP_ALIGNMENT) {
-        int64_t columns = w4_round_up(weight->k, GATHER_COLUMNS);
-        W4_TRY(gather(device, run, columns));
-        a = run->workspace;
-        stride = columns * 2;
+/** A number that no workspace holds but by a chance of 2^-64: a counter that starts at the time of day, scrambled by
+ * splitmix64 (Steele, Lea, Flood 2014), which maps different numbers to different ones. */
+static uint64_t next_ticket(void) {
+    static atomic_uint_fast64_t counter;
+    uint64_t x = atomic_fetch_add_explicit(&counter, 1, memory_order_relaxed);
+    if (x == 0) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        x = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+        atomic_fetch_add_explicit(&counter, x, memory_order_relaxed);
     }
-    CUtensorMap map;
-    W4_TRY(make_map(run, a, stride, config, &map));
-    w4_gemm_params params = {
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    x ^= x >> 31;
+    return x ? x : 1;
+}
+
+static w4_gemm_params make_params(const w4_run *run) {
+    const w4_device_weight *weight = run->weight;
+    return (w4_gemm_params){
         .packed = (const uint8_t *)(uintptr_t)weight->packed,
         .c = run->c,
         .bias = run->bias,
@@ -92,13 +106,74 @@ static w4a16_status multiply(const w4_device *device, const w4_run *run) {
         .bias_dtype = (int32_t)run->bias_dtype,
         .alpha = run->alpha,
     };
-    int64_t tiles = w4_ceil_divide(run->m, config->tile_m) * w4_ceil_divide(weight->n, config->tile_n);
+}
+
+static w4a16_status launch(const w4_device *device, const w4_run *run, CUtensorMap *map) {
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
+    w4_cuda_shape shape = w4_cuda_shape_make(device, run->config, &run->problem, run->m);
+    int64_t group_size = run->problem.group_size;
+    bool one_group = group_size >= run->problem.k;
+    w4_sm90_gemm_params params = {
+        .gemm = make_params(run),
+        .schedule = shape.schedule,
+        .ring = shape.ring,
+        .slot_bytes = shape.slot_bytes,
+        .lines = shape.lines,
+        .stage_stride = shape.slot_bytes * (config->public.tile_n / config->cluster / W4_BLOCK_ROWS),
+        .group_blocks = one_group ? INT32_MAX : (int32_t)(group_size / W4_BLOCK_COLUMNS),
+        .group_stages = one_group ? INT32_MAX : (int32_t)w4_maximum(group_size / config->public.tile_k, 1),
+        .store_whole = (uintptr_t)run->c % 16 == 0 && run->ldc % 8 == 0,
+    };
+    if (shape.schedule.split_tiles) {
+        char *room = (char *)run->workspace + gather_bytes(&run->problem);
+        params.partials = (float *)(void *)room;
+        params.flags = (uint64_t *)(void *)(room + shape.partial_bytes);
+        params.ticket = next_ticket();
+    }
     CUfunction function;
-    W4_TRY(w4_cuda_gemm_kernel(device, run->config, run->problem.a_dtype, &function));
-    void *arguments[] = {&map, &params};
-    return w4_cuda_call(cuLaunchKernel, function, (unsigned)w4_minimum(tiles, device->processors), 1, 1,
-                        W4_SM90_THREADS, 1, 1, (unsigned)w4_cuda_shared_bytes(run->config), run->stream, arguments,
-                        NULL);
+    W4_TRY(w4_cuda_gemm_kernel(device, run->config, &run->problem, &function));
+    CUlaunchAttribute attributes[2];
+    unsigned count = 0;
+    if (!config->any_group) {
+        attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attributes[count++].value.programmaticStreamSerializationAllowed = 1;
+    }
+    if (config->cluster > 1) {
+        attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attributes[count].value.clusterDim.x = (unsigned)config->cluster;
+        attributes[count].value.clusterDim.y = attributes[count].value.clusterDim.z = 1;
+        count++;
+    }
+    CUlaunchConfig how = {
+        .gridDimX = shape.grid,
+        .gridDimY = 1,
+        .gridDimZ = 1,
+        .blockDimX = shape.threads,
+        .blockDimY = 1,
+        .blockDimZ = 1,
+        .sharedMemBytes = (unsigned)shape.shared_bytes,
+        .hStream = run->stream,
+        .attrs = attributes,
+        .numAttrs = count,
+    };
+    /* The kernels for any group take the first part of the parameters. */
+    void *arguments[] = {map, &params};
+    return w4_cuda_call(cuLaunchKernelEx, &how, function, arguments, NULL);
+}
+
+static w4a16_status multiply(const w4_device *device, const w4_run *run) {
+    const w4_device_weight *weight = run->weight;
+    const void *a = run->a;
+    int64_t stride = run->lda <= MAP_LARGEST_STRIDE / 2 ? run->lda * 2 : 0;
+    if (weight->k_order || (uintptr_t)a % MAP_ALIGNMENT || !stride || stride % MAP_ALIGNMENT) {
+        int64_t columns = w4_round_up(weight->k, GATHER_COLUMNS);
+        W4_TRY(gather(device, run, columns));
+        a = run->workspace;
+        stride = columns * 2;
+    }
+    CUtensorMap map;
+    W4_TRY(make_map(run, a, stride, &map));
+    return launch(device, run, &map);
 }
 
 w4a16_status w4_cuda_run(const w4_device *device, const w4_run *run) {

@@ -29,7 +29,7 @@ void w4_cuda_kernels_destroy(w4_cuda_kernels *kernels) {
     unload(&kernels->read);
     unload(&kernels->multiply);
     for (size_t i = 0; i < w4_cuda_config_count; i++)
-        for (int j = 0; j < 2; j++) unload(&kernels->gemm[i][j]);
+        for (int j = 0; j < W4_CUDA_VARIANTS; j++) unload(&kernels->gemm[i][j]);
     pthread_mutex_destroy(&kernels->lock);
     free(kernels->gemm);
     free(kernels);
@@ -79,15 +79,18 @@ static w4a16_status get(const w4_device *device, const char *cubin, const char *
     return status;
 }
 
-w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, w4a16_dtype a_dtype, CUfunction *function) {
-    const char *name = w4_cuda_configs[config].public.name;
-    int bf16 = a_dtype == W4A16_BF16;
-    w4_cuda_kernel *kernel = &device->kernels->gemm[config][bf16];
-    char entry[96];
+w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, const w4_problem *problem,
+                                 CUfunction *function) {
+    static const char *const suffixes[] = {"fp16",          "bf16", "fp16_integer_zeros", "bf16_integer_zeros", "fp16_float_zeros",
+                                           "bf16_float_zeros"};
+    const w4_cuda_config *entry = &w4_cuda_configs[config];
+    int variant = (problem->a_dtype == W4A16_BF16) + 2 * (int)problem->zero_kind;
+    w4_cuda_kernel *kernel = &device->kernels->gemm[entry->slot][variant];
+    char name[96];
     *function = atomic_load_explicit(&kernel->function, memory_order_acquire);
     if (*function) return W4A16_OK; /* every call but a kernel's first */
-    snprintf(entry, sizeof entry, "w4_%s_%s", name, bf16 ? "bf16" : "fp16");
-    return get(device, name, entry, w4_cuda_shared_bytes(config), kernel, function);
+    snprintf(name, sizeof name, "w4_%s_%s", entry->kernel, suffixes[variant]);
+    return get(device, entry->kernel, name, device->shared_limit, kernel, function);
 }
 
 w4a16_status w4_cuda_gather_kernel(const w4_device *device, CUfunction *function) {

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Part of gemm.cu: what a warpgroup does that multiplies.
+ *
+ * It works in units, a block of 64 columns of one of its strips: four wgmmas on 16 registers of dequantised weights.
+ * While the wgmmas of a unit run, the unit before is waited for and the next one's codes are dequantised into the
+ * registers that it leaves, so that the tensor cores find the next unit ready.
+ *
+ * Two cooperative warpgroups start their units in turns: left alone, one runs ahead until the ring holds it back, and
+ * then waits for copies while the other keeps the tensor cores busy for only part of the time. Pingpong warpgroups start
+ * their tiles in turns: a barrier tells only one round of the ring from the next, so that nobody may wait for a stage
+ * before all stages before it have arrived. */
+
+/** Keep the compiler from moving the making of a fragment behind the fence: it would see registers of a running wgmma
+ * change, and serialise all of them. */
+__device__ __forceinline__ void settle(uint32_t (&fragment)[4][4]) {
+#pragma unroll
+    for (int i = 0; i < 16; i++) asm volatile("" : "+r"(fragment[i / 4][i % 4])::"memory");
+}
+
+/** The same for sums, around code that reads them. */
+__device__ __forceinline__ void settle(float (&sums)[SUMS]) {
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+template <int VALUE> struct Constant {
+    static constexpr int value = VALUE;
+};
+
+template <class Codes> struct Consumer {
+    const w4_sm90_gemm_params &params;
+    const Shared &shared;
+    const int thread;
+    uint32_t words_at;      /* this thread's 16 bytes of its first slot in stage 0 */
+    uint32_t scale_from_words, scale_selector; /* from there to its row's scale; which bytes of that word make a float */
+    uint32_t descriptor;    /* lower half of the wgmma descriptor of stage 0's activations */
+    Position at;
+    float sums[STRIPS][SUMS];
+    float scale[STRIPS][2];
+    Codes codes[STRIPS];
+    uint32_t fragment[2][4][4];
+    int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
+    bool turn;      /* whether the next stage begins a group */
+
+    __device__ __forceinline__ Consumer(const w4_sm90_gemm_params &params_, const Shared &shared_, int first_slot)
+        : params(params_), shared(shared_), thread(threadIdx.x % 128) {
+        const int row = thread / 32 * 16 + thread % 32 / 4, size = (int)params.gemm.layout.scale_size;
+        words_at = in_register(shared.slot(0, first_slot) + thread * 16);
+        scale_from_words = CODE_BYTES + (row * size & ~3) - thread * 16;
+        /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
+        scale_selector = size == 4 ? 0x3210 : params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x1044 : 0x4410;
+        if (size == 2 && row % 2) scale_selector += params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x2200 : 0x0022;
+        scale_selector = in_register(scale_selector);
+        descriptor = in_register(wgmma_descriptor_low(shared.activations(0)));
+    }
+
+    /** Scales and zero points of one group, of the two rows that this thread's fragments hold. `slot`: this thread's
+     * codes in the slot; `line`: of the slot's. */
+    __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
+        const w4_gemm_params &gemm = params.gemm;
+        const uint32_t size = (uint32_t)gemm.layout.scale_size, scales = slot + scale_from_words + line * W4_BLOCK_ROWS * size;
+        Group group;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            uint32_t bits = __byte_perm(shared_load32(scales + 8 * i * size), 0, scale_selector);
+            group.scale[i] = gemm.scale_dtype == W4_PARAM_FP16 ? __half2float(__ushort_as_half((unsigned short)bits))
+                                                               : __uint_as_float(bits);
+        }
+        if (Codes::ZERO == W4_PARAM_SYMMETRIC) return group;
+        const int row = thread / 32 * 16 + thread % 32 / 4;
+        const uint32_t zeros = slot - thread * 16 + CODE_BYTES + params.lines * W4_BLOCK_ROWS * size +
+                               (line * W4_BLOCK_ROWS + row) * (Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4);
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            group.zero[i] = Codes::ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(zeros + 8 * i)
+                                                                 : __uint_as_float(shared_load32(zeros + 32 * i));
+        return group;
+    }
+
+    /** A warp of this CTA is done with a stage; the loaders of all CTAs that write into it want to know. */
+    __device__ __forceinline__ void release(int stage) const {
+        if (CLUSTER > 1) {
+            if (thread % 32 < CLUSTER) barrier_arrive_cluster(shared.empty(stage), thread % 32);
+        } else if (thread % 32 == 0) {
+            barrier_arrive(shared.empty(stage));
+        }
+    }
+
+    __device__ __forceinline__ void dequantise(const uint4 &words, int strip, uint32_t (&target)[4][4]) const {
+        codes[strip].word(words.x, target[0]);
+        codes[strip].word(words.y, target[1]);
+        codes[strip].word(words.z, target[2]);
+        codes[strip].word(words.w, target[3]);
+    }
+
+    /** Sums from now on count in units of the new group's scale. */
+    __device__ __forceinline__ void rescale(int strip, const Group &group) {
+        float ratio[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            ratio[i] = scale[strip][i] * reciprocal(group.scale[i]);
+            scale[strip][i] = group.scale[i];
+        }
+        settle(sums[strip]);
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sums[strip][i] *= ratio[i % 4 / 2];
+        settle(sums[strip]);
+    }
+
+    template <int UNIT> __device__ __forceinline__ void start(uint32_t (&own)[4][4], uint32_t stage_descriptor) {
+        constexpr int block = UNIT / STRIPS, strip = UNIT % STRIPS;
+        settle(own);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < 4; step++) {
+            uint64_t b = wgmma_descriptor(stage_descriptor + block * (BOX_BYTES >> 4) + 2 * step);
+            wgmma<TILE_M, Codes::IS_BF16>::run(sums[strip], own[step], b, 1);
+            if constexpr (Codes::RESIDUAL) wgmma<TILE_M, Codes::IS_BF16>::run(sums[strip], codes[strip].residual, b, 1);
+        }
+        wgmma_commit();
+    }
+
+    /** Whether block `block` of a stage begins a group. */
+    __device__ __forceinline__ bool begins_group(int block) const {
+        return block == 0 ? turn : block % 2 ? params.group_blocks == 1 : params.group_blocks <= 2;
+    }
+
+    /** Start a unit, wait for the one before, and prepare the next: of this stage, or of the next, if `more`. */
+    template <int UNIT, int PARITY>
+    __device__ __forceinline__ void unit(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
+        constexpr bool last = UNIT == UNITS - 1;
+        constexpr int next = last ? 0 : UNIT + 1, block = next / STRIPS, strip = next % STRIPS;
+        if (ORDERED && !PINGPONG) order_wait();
+        start<UNIT>(fragment[PARITY], stage_descriptor);
+        if (ORDERED && !PINGPONG) order_pass();
+        if (last) {
+            at.advance(params.ring);
+            turn = --group_left == 0;
+            if (turn) group_left = params.group_stages;
+            if (more) {
+                stage_words = words_at + at.stage * params.stage_stride;
+                barrier_wait(shared.full(at.stage), at.phase);
+            }
+        }
+        uint4 words;
+        Group group;
+        bool begins = begins_group(block);
+        if (!last || more) {
+            uint32_t slot = stage_words + strip * params.slot_bytes;
+            words = shared_load128(slot + block * W4_BLOCK_BYTES);
+            if (begins) group = load_group(slot, params.group_blocks == 1 ? block : params.group_blocks == 2 ? block / 2 : 0);
+        }
+        wgmma_wait<1>();
+        if (UNIT == 0 && before >= 0) release(before);
+        if (!last || more) {
+            if (begins) codes[strip].set(group);
+            dequantise(words, strip, fragment[1 - PARITY]);
+            if (begins) {
+                if (STRIPS == 1) wgmma_wait<0>();
+                codes[strip].set_residual(group);
+                rescale(strip, group);
+            }
+        }
+        /* With several strips the compiler must see, where the loop closes, that none of their sums is in use. */
+        if (last && STRIPS > 1) wgmma_wait<0>();
+    }
+
+    template <int PARITY, int UNIT = 0>
+    __device__ __forceinline__ void units(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
+        if constexpr (UNIT < UNITS) {
+            unit<UNIT, (PARITY + UNIT) % 2>(stage_descriptor, stage_words, more, before);
+            units<PARITY, UNIT + 1>(stage_descriptor, stage_words, more, before);
+        }
+    }
+
+    /* Turns between two warpgroups: each waits at its own barrier for the other to pass. */
+    __device__ __forceinline__ void order_wait() const { turn_wait(ORDER_BARRIER + threadIdx.x / 128 % 2); }
+    __device__ __forceinline__ void order_pass() const { turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2); }
+
+    /** Sums of the stages [begin, end) of a tile, in units of the last group's scale. */
+    __device__ __forceinline__ void multiply(int begin, int end) {
+        int before = -1; /* the stage before, which wgmmas may still read */
+        if (PINGPONG) order_wait();
+        auto stage = [&](auto parity, int index) {
+            int here = at.stage;
+            units<decltype(parity)::value>(descriptor + here * (A_BYTES >> 4), words_at + here * params.stage_stride,
+                                           index + 1 < end, before);
+            before = here;
+        };
+#pragma unroll
+        for (int i = 0; i < STRIPS * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < STRIPS * 2; i++) scale[i / 2][i % 2] = 1.0f;
+        group_left = params.group_stages - begin % params.group_stages;
+        turn = true;
+        barrier_wait(shared.full(at.stage), at.phase);
+        uint32_t slot = words_at + at.stage * params.stage_stride;
+        uint4 words = shared_load128(slot);
+        Group group = load_group(slot, 0);
+        codes[0].set(group);
+        codes[0].set_residual(group);
+        scale[0][0] = group.scale[0];
+        scale[0][1] = group.scale[1];
+        dequantise(words, 0, fragment[0]);
+        int index = begin;
+        while (true) {
+            stage(Constant<0>(), index);
+            if (++index == end) break;
+            if (UNITS % 2) {
+                stage(Constant<1>(), index);
+                if (++index == end) break;
+            }
+        }
+        if (PINGPONG) order_pass();
+        wgmma_wait<0>();
+#pragma unroll
+        for (int strip = 0; strip < STRIPS; strip++) settle(sums[strip]);
+        release(before);
+    }
+
+    __device__ __forceinline__ void scale_sums() {
+#pragma unroll
+        for (int i = 0; i < STRIPS * SUMS; i++) sums[i / SUMS][i % SUMS] *= scale[i / SUMS][i % 4 / 2];
+    }
+};
