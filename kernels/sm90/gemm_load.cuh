@@ -46,11 +46,13 @@ __device__ __forceinline__ void load_weights(const w4_sm90_gemm_params &params, 
                                             : min(in_chunk + left, W4_CHUNK_BLOCKS) * W4_BLOCK_BYTES + behind_codes +
                                                   line * line_size;
             const uint32_t full = shared.full(at.stage);
-            if (lane == 0) barrier_arrive_expect(full, strips * (code_bytes + (lines ? line_bytes : 0)));
+            /* A whole chunk lies in memory as it does in a slot: one copy. */
+            const bool whole = BLOCKS == W4_CHUNK_BLOCKS && left >= BLOCKS;
+            const uint32_t bytes = kind > 0 ? params.lines * line_size : whole ? params.slot_bytes : code_bytes;
+            if (lane == 0)
+                barrier_arrive_expect(full, strips * (whole ? params.slot_bytes : code_bytes + (lines ? line_bytes : 0)));
             __syncwarp();
-            if (mine && (kind == 0 || lines))
-                copy_bulk(shared.slot(at.stage, 0) + to, chunk + from, kind == 0 ? code_bytes : params.lines * line_size,
-                          full);
+            if (mine && (kind == 0 || (lines && !whole))) copy_bulk(shared.slot(at.stage, 0) + to, chunk + from, bytes, full);
             __syncwarp();
             block += BLOCKS;
             if (block % W4_CHUNK_BLOCKS == 0) chunk += chunk_stride;

@@ -30,16 +30,27 @@ struct Share {
         int helpers = w4_schedule_helpers(&params.schedule, w4_schedule_run(&params.schedule, worker), tile);
         for (int helper = 1; helper <= helpers; helper++)
             while (flag_load(params.flags + index(worker - helper)) != params.ticket) {}
-        for (int helper = 1; helper <= helpers; helper++) {
-            const float4 *source = partials(worker - helper);
+        /* As many helpers' sums on their way at once as registers are free. */
+        constexpr int FOURS = STRIPS * SUMS / 4, AT_ONCE = FOURS < 16 ? 16 / FOURS : 1;
+        for (int first = 1; first <= helpers; first += AT_ONCE) {
+            float4 parts[AT_ONCE][FOURS];
 #pragma unroll
-            for (int i = 0; i < STRIPS * SUMS / 4; i++) {
-                float4 part = __ldcg(source + i * 128);
-                float *four = &sums[i / (SUMS / 4)][i % (SUMS / 4) * 4];
-                four[0] += part.x;
-                four[1] += part.y;
-                four[2] += part.z;
-                four[3] += part.w;
+            for (int i = 0; i < AT_ONCE; i++) {
+                const float4 *source = partials(worker - min(first + i, helpers));
+#pragma unroll
+                for (int j = 0; j < FOURS; j++) parts[i][j] = __ldcg(source + j * 128);
+            }
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (first + i > helpers) break;
+#pragma unroll
+                for (int j = 0; j < FOURS; j++) {
+                    float *four = &sums[j / (SUMS / 4)][j % (SUMS / 4) * 4];
+                    four[0] += parts[i][j].x;
+                    four[1] += parts[i][j].y;
+                    four[2] += parts[i][j].z;
+                    four[3] += parts[i][j].w;
+                }
             }
         }
         warpgroup_sync(1 + threadIdx.x / 128); /* all have seen the flags */
