@@ -22,7 +22,7 @@ static const command_help help = {
 };
 
 typedef struct bench_arguments {
-    const char *device, *config, *csv;
+    const char *device, *config, *csv, *only;
     integer_list m;
     int64_t n, k, group_size, threads;
     int dtype, scale_dtype, instruction_set;
@@ -72,7 +72,18 @@ static int by_speed(const void *left, const void *right) {
     return (a->result.seconds > b->result.seconds) - (a->result.seconds < b->result.seconds);
 }
 
-/* All feasible configs of one problem, after the library's choice, which is the row before. */
+/* Whether a config's name holds one of the comma-separated texts. */
+static bool holds_one(const char *name, const char *texts) {
+    while (*texts) {
+        size_t length = strcspn(texts, ",");
+        for (const char *at = name; length && *at; at++)
+            if (strncmp(at, texts, length) == 0) return true;
+        texts += length + (texts[length] == ',');
+    }
+    return false;
+}
+
+/* All feasible configs of one problem (--only: those that hold one of its texts), after the library's choice, which is the row before. */
 static bool measure_others(bench *self, const w4a16_problem *problem, double done, double total) {
     size_t first = self->count - 1, count = 0;
     const char *chosen = self->rows[first].result.config;
@@ -83,6 +94,7 @@ static bool measure_others(bench *self, const w4a16_problem *problem, double don
     for (size_t i = 0; !status && i < count; i++) {
         progress_show(done + (double)(i + 1) / (double)count, total, configs[i].name);
         measurement *row;
+        if (self->arguments->only && !holds_one(configs[i].name, self->arguments->only)) continue;
         if (configs[i].feasible && strcmp(configs[i].name, chosen) != 0) measure(self, problem, configs[i].name, &row);
     }
     free(configs);
@@ -197,6 +209,8 @@ int command_bench(int argc, char **argv) {
          "the kernel config, as `w4a16 configs` names it (default:\nthe library chooses)", 0, 0, 0, 0},
         {"profile", 'p', OPTION_FLAG, NULL, &arguments.profile,
          "every feasible config, the fastest first; the table\nshows ten and marks the library's choice", 0, 0, 0, 0},
+        {"only", 0, OPTION_TEXT, "TEXT[,TEXT]", &arguments.only,
+         "with --profile, besides the library's choice only\nconfigs whose names hold one of these texts", 0, 0, 0, 0},
         {"seconds", 's', OPTION_SECONDS, "S", &arguments.seconds,
          "time budget of each measurement, 0 to 60 (default 0.5)", 0, 60, 0, 0},
         {"csv", 0, OPTION_TEXT, "F", &arguments.csv, "also write the results to this CSV file", 0, 0, 0, 0},
@@ -210,6 +224,8 @@ int command_bench(int argc, char **argv) {
     if (parse_options(&help, options, argc, argv, NULL, &exit_code)) {
         if (arguments.profile && arguments.config) {
             exit_code = fail_usage("--profile measures every config; give it or --config, not both");
+        } else if (arguments.only && !arguments.profile) {
+            exit_code = fail_usage("--only picks among the configs of --profile; give both");
         } else {
             exit_code = run_bench(&arguments);
         }
