@@ -17,6 +17,14 @@ enum {
 #undef W4_SM90_ANY_GROUP
 };
 
+enum {
+#define W4_SM90_KERNEL(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
+#define W4_SM90_ANY_GROUP(name, ...) CONFIG_##name,
+#include "sm90/kernels.def"
+#undef W4_SM90_KERNEL
+#undef W4_SM90_ANY_GROUP
+};
+
 const w4_cuda_config w4_cuda_configs[] = {
 #define W4_SM90_ENTRY(name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster, pingpong, resident, float_zeros,       \
                       stream_k)                                                                                        \
@@ -139,37 +147,25 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     return W4A16_ERROR_UNSUPPORTED;
 }
 
-/* To rank configs with, from one H200. */
-static const double MEMORY_RATE = 4.4e12; /* reading cold memory, bytes a second */
-static const double CALL_SECONDS = 2e-6;  /* what a call takes besides */
-static const double CLOCK = 1.7e9, L2_BYTES = 30, TENSOR_FLOP = 4096 * 0.9, INSTRUCTIONS = 4 * 0.6; /* a cycle and SM */
+/** Of each config: a call, and each stage of the busiest worker, in nanoseconds. Zeros: never measured. */
+static const struct {
+    double call, stage;
+} costs[] = {
+#define W4_COST(name, call, stage) [CONFIG_##name] = {call, stage},
+#include "backend/cuda/costs.def"
+#undef W4_COST
+};
 
-/** What an SM takes for one stage of one tile. */
-static double stage_seconds(const w4_cuda_config *config, const w4_problem *problem) {
-    const w4_config *tile = &config->public;
-    double n = tile->tile_n / config->cluster, m = tile->tile_m, k = tile->tile_k;
-    double tensor = 2 * n * w4_maximum(tile->tile_m, 32) * k / TENSOR_FLOP;
-    double l2 = (2 * m * k / config->cluster + n * k / 2) / L2_BYTES;
-    double groups = k / (double)w4_minimum(problem->group_size, problem->k);
-    double instructions = (n * k / 256 * 13 + groups * n * m / 32 + n / 16 * k / 64 * 40) / INSTRUCTIONS;
-    double cycles = tensor > l2 ? tensor : l2;
-    if (instructions > cycles) cycles = instructions;
-    return (cycles + 60) / CLOCK * (config->any_group ? 1.6 : 1);
-}
+static const double MEMORY_RATE = 4.4e12; /* bytes a second: what reading cold memory reaches on an H200 */
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
-    const w4_cuda_config *config = &w4_cuda_configs[index];
     w4_packed_layout layout = problem_layout(problem);
     w4_schedule schedule = w4_cuda_shape_make(device, index, problem, problem->m).schedule;
     int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
-    /* Stages that the busiest SM does. */
-    double stages = (double)w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
-                    (double)w4_ceil_divide((int64_t)schedule.split_tiles * schedule.stages, schedule.workers);
-    double resident = (double)w4_ceil_divide(schedule.workers * config->cluster, w4_maximum(device->processors, 1));
-    double multiply = stages * stage_seconds(config, problem) * resident;
-    double tile_bytes = 4.0 * config->public.tile_n / config->cluster * config->public.tile_m;
-    if (schedule.split_tiles) multiply += 2e-6 + tile_bytes / 60 / CLOCK * 2;
-    double m = (double)problem->m;
+    int64_t stages = w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
+                     w4_ceil_divide((int64_t)schedule.split_tiles * schedule.stages, schedule.workers);
+    if (index >= sizeof costs / sizeof *costs || costs[index].stage == 0) return 1 + (double)stages;
+    double m = (double)problem->m, seconds = 1e-9 * (costs[index].call + (double)stages * costs[index].stage);
     double memory = ((double)layout.bytes + 2 * m * (double)(problem->k + problem->n)) / MEMORY_RATE;
-    return CALL_SECONDS + (memory > multiply ? memory : multiply);
+    return seconds > memory ? seconds : memory;
 }

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Fit the GPU cost model's constants to measured times.
+
+For every config the model says: seconds = fixed + stages * stage, where `stages` is how many pipeline stages the busiest
+worker does. This reads tables written by `w4a16 bench --profile --csv`, finds for every config the two constants with the
+least relative squared error, and prints the lines of src/backend/cuda/costs.def. --check also says how much slower than
+the best config the model's choice is.
+"""
+import argparse
+import csv
+import math
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROCESSORS = 132
+LEAST_RUN = 4  # as in src/backend/cuda/configs.c
+
+
+def read_kernels():
+    kernels = {}
+    for line in (ROOT / "kernels/sm90/kernels.def").read_text().splitlines():
+        fields = re.split(r"[(), ]+", line)
+        if fields[0] == "W4_SM90_KERNEL":
+            n, m, k, _, cluster, _, resident, _ = (int(field) for field in fields[2:10])
+            slots = PROCESSORS * resident // cluster
+            kernels[fields[1]] = (n * cluster, m, k, slots, False)
+            kernels[fields[1] + "_streamk"] = (n * cluster, m, k, slots, True)
+        elif fields[0] == "W4_SM90_ANY_GROUP":
+            n, m, k = (int(field) for field in fields[2:5])
+            kernels[fields[1]] = (n, m, k, PROCESSORS, False)
+    return kernels
+
+
+def stages_of(kernel, m, n, k):
+    """Stages of the busiest worker, as w4_cuda_config_cost counts them."""
+    tile_n, tile_m, tile_k, slots, stream_k = kernel
+    tiles = -(-m // tile_m) * -(-n // tile_n)
+    stages = -(-k // tile_k)
+    split, workers = 0, min(tiles, slots)
+    if stream_k and tiles % slots:
+        whole_waves = tiles // slots - 1
+        split = tiles - whole_waves * slots if whole_waves > 0 else tiles
+        workers = min(slots, max(split * stages // LEAST_RUN, 1))
+        if workers <= tiles and workers < slots:
+            split, workers = 0, min(tiles, slots)
+    return -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
+
+
+def read_times(paths):
+    times = defaultdict(dict)
+    for path in paths:
+        with open(path, newline="") as file:
+            header = None
+            for row in csv.reader(file):
+                if not row or row[0].startswith("#"):
+                    continue
+                if row[0] == "device":
+                    header = row
+                    continue
+                if header is None:
+                    sys.exit(f"{path}: the first line must be the heading that w4a16 bench --csv writes")
+                entry = dict(zip(header, row))
+                shape = int(entry["m"]), int(entry["n"]), int(entry["k"])
+                times[entry["config"]][shape] = float(entry["microseconds"]) * 1e-6
+    return times
+
+
+def fit(points):
+    """Least squares of (fixed + stage * s) / t - 1 over (s, t), neither constant negative."""
+    a = b = c = p = q = 0.0
+    for s, t in points:
+        a += 1 / t**2
+        b += s / t**2
+        c += s * s / t**2
+        p += 1 / t
+        q += s / t
+    determinant = a * c - b * b
+    if len(points) > 1 and determinant > 1e-9 * a * c:
+        fixed, stage = (c * p - b * q) / determinant, (a * q - b * p) / determinant
+        if fixed >= 0 and stage > 0:
+            return fixed, stage
+    return 0.0, q / c
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="example: tools/fit_gpu_costs.py --check bench/results/*h200*.csv")
+    parser.add_argument("tables", nargs="+", help="CSV files of w4a16 bench --profile")
+    parser.add_argument("--check", action="store_true", help="also judge the model's choices")
+    arguments = parser.parse_args()
+    kernels, times = read_kernels(), read_times(arguments.tables)
+    model = {}
+    for name, kernel in kernels.items():
+        points = [(stages_of(kernel, *shape), t) for shape, t in times.get(name, {}).items()]
+        if points:
+            model[name] = fit(points)
+    for name in kernels:
+        if name in model:
+            print(f"W4_COST({name + ',':42s} {model[name][0] * 1e9:6.0f}, {model[name][1] * 1e9:6.1f})")
+    if not arguments.check:
+        return
+    ratios = defaultdict(list)
+    for shape in sorted({shape for of in times.values() for shape in of}):
+        measured = {name: of[shape] for name, of in times.items() if shape in of and name in model}
+        choice = min(measured, key=lambda name: model[name][0] + model[name][1] * stages_of(kernels[name], *shape))
+        best = min(measured, key=measured.get)
+        ratios[shape[0]].append(measured[choice] / measured[best])
+        print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {best} {measured[best] * 1e6:.1f}", file=sys.stderr)
+    for m, of in sorted(ratios.items()):
+        mean = math.exp(sum(map(math.log, of)) / len(of))
+        print(f"M {m}: choice / best {mean:.3f}, worst {max(of):.3f}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
