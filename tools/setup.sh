@@ -4,7 +4,7 @@
 #
 #   tools/setup.sh packages       what building and testing need
 #   tools/setup.sh packages ci    also what formatting, sanitizers and fuzzing need (clang and its tools)
-#   tools/setup.sh python         numpy and safetensors in build/venv, as pinned in tools/requirements.txt
+#   tools/setup.sh python         numpy, safetensors, matplotlib in build/venv, as pinned in tools/requirements.txt
 #
 # Packages are installed where this user may (root, or sudo without a password); otherwise the one line to type is
 # printed and the exit code is 1. Without a network `python` only says so (with CI=true: exit code 1).
@@ -69,7 +69,8 @@ install_packages() {
 
 install_python() {
     venv=build/venv
-    cmp -s tools/requirements.txt $venv/requirements.txt && $venv/bin/python -c 'import numpy, safetensors' 2>/dev/null && return 0
+    cmp -s tools/requirements.txt $venv/requirements.txt &&
+        $venv/bin/python -c 'import numpy, safetensors, matplotlib' 2>/dev/null && return 0
     python=$(python_with_venv) || { echo "no Python 3.11 or later with venv" >&2; return 1; }
     echo "installing $(grep -v '^#' tools/requirements.txt | tr '\n' ' ')into $venv"
     mkdir -p build

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tools/plot_speed.py on small tables whose means are known: what counts, what is left out, the same bytes each time."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+SCRIPT = pathlib.Path(os.environ["W4A16_SOURCE"]) / "tools" / "plot_speed.py"
+HEADING = "# w4a16 bench: one NVIDIA H200 (700 W), 2026-11-21\n"
+NAMES = "device,m,n,k,group_size,zero_points,dtype,scale_dtype,config,chosen,microseconds\n"
+PEERS = """N,K,M,cublas_fp16,marlin,machete,trtllm,humming,best_us,roofline_us
+64,32,1,40,20,30,40,50,20,10
+128,32,1,20,10,,20,25,10,5
+64,32,16,40,30,20,40,50,20,10
+128,32,16,20,10,20,20,25,10,5
+"""
+
+
+def row(m, n, config, chosen, microseconds, dtype="fp16"):
+    return f"cuda:0,{m},{n},32,128,symmetric,{dtype},fp16,{config},{chosen},{microseconds}\n"
+
+
+# Over the roofline at M = 1: 2 and 8 (mean 4) as chosen, 2 and 2 (mean 2) at best; the best peer has 2, cuBLAS 4.
+M_1 = row(1, 64, "a", 1, 20) + row(1, 128, "a", 1, 40) + row(1, 128, "b", 0, 10)
+M_16 = row(16, 64, "a", 1, 20) + row(16, 128, "a", 1, 40)
+
+
+class PlotSpeedTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        self.table, self.peers = self.folder / "table.csv", self.folder / "peers.csv"
+
+    def run_script(self, table, *options, peers=PEERS):
+        self.table.write_text(table)
+        self.peers.write_text(peers)
+        command = [sys.executable, "-B", SCRIPT, self.table, "--peers", self.peers, *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def succeed(self, table, *options, **keywords):
+        result = self.run_script(table, *options, **keywords)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout
+
+    def refuse(self, table, *options, says, **keywords):
+        result = self.run_script(table, *options, **keywords)
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertRegex(result.stderr, r"\Aplot_speed: [^\n]+\n\Z")
+        for text in says:
+            self.assertIn(text, result.stderr)
+
+    def test_means(self):
+        text = self.succeed(HEADING + NAMES + M_16 + NAMES + M_1)
+        self.assertIn("\n| 1 | 2 | 4.00 | 2.00 | 2.00 | 4.00 | 0.50 | 0.25 (128x32) | 1.00 | 0.50 (128x32) |\n", text)
+        self.assertLess(text.index("\n| 1 | 2 |"), text.index("\n| 16 | 2 |"))
+        self.assertIn("all 2 shapes count.", text)
+        self.assertNotIn("Left out", text)
+
+    def test_missing_points(self):
+        """A point that one column lacks counts in none: no choice, no best peer, not measured at all."""
+        alone = "| {} | 1 | 2.00 | 2.00 | 2.00 | 4.00 | 1.00 | 1.00 (64x32) | 2.00 | 2.00 (64x32) |\n"
+        text = self.succeed(HEADING + NAMES + row(1, 64, "a", 1, 20) + row(1, 128, "b", 0, 10))
+        self.assertIn(alone.format(1), text)
+        self.assertIn("- M = 1: 1 of 2, without 128x32\n", text)
+        self.assertIn("no time of a choice at any shape: M = 16.", text)
+        text = self.succeed(HEADING + NAMES + M_16, peers=PEERS.replace("25,10,5", "25,,5"))
+        self.assertIn(alone.format(16), text)
+        text = self.succeed(HEADING + NAMES + M_1 + row(3, 64, "a", 1, 20) + row(1, 64, "a", 1, 9, dtype="bf16"))
+        self.assertIn("not in the table of the peers: 1 points.", text)
+        self.assertIn("not measured as the peers were: 1 rows.", text)
+        self.assertNotIn("| 3 |", text)
+
+    def test_choices(self):
+        text = self.succeed(HEADING + NAMES + M_1 + row(1, 64, "b", 0, 25) + row(16, 128, "b", 0, 10), "--choices")
+        self.assertIn("| M | 64x32 | 128x32 |\n", text)
+        self.assertIn("| 1 | a +0.0 % | b +300.0 % |\n", text)
+        self.assertIn("| 16 |  | b (no choice timed) |\n", text)
+
+    def test_errors(self):
+        self.refuse(HEADING + NAMES.replace("chosen,", "") + "1\n", says=["no column chosen", "table.csv, line 2"])
+        self.refuse(HEADING + NAMES + M_1, peers="N,K,M\n1,1,1\n", says=["peers.csv, line 1", "roofline_us"])
+        self.refuse(HEADING + NAMES, says=["no rows"])
+        self.refuse(HEADING + NAMES + "1,2\n", says=["line 3", "2 cells, expected 11"])
+        self.refuse(HEADING + NAMES + row(1, 64, "a", 1, "nan"), says=["line 3", "microseconds is 'nan'"])
+        self.refuse(HEADING + NAMES + row(1, 64, "a", 1, 5) * 2, says=["line 4", "a second time of a"])
+        self.refuse(HEADING + NAMES + row(1, 64, "a", 1, 5) + row(1, 64, "b", 1, 5), says=["two chosen configs, a and b"])
+        self.refuse(HEADING + NAMES + row(1, 64, "a", 1, 5, dtype="bf16"), says=["no row with group_size 128"])
+        self.refuse(HEADING + NAMES + row(1, 64, "a", 0, 5), says=["no point with chosen 1"])
+        self.assertEqual(self.run_script(HEADING + NAMES + M_1, "--plot", "a.png").returncode, 2)
+
+    def test_help(self):
+        result = subprocess.run([sys.executable, "-B", SCRIPT, "--help"], capture_output=True, text=True, check=False)
+        self.assertEqual(result.returncode, 0)
+        self.assertIn("examples:\n  tools/plot_speed.py ", result.stdout)
+
+    def test_table_needs_no_packages(self):
+        self.table.write_text(HEADING + NAMES + M_1)
+        self.peers.write_text(PEERS)
+        command = [sys.executable, "-B", "-S", SCRIPT, self.table, "--peers", self.peers]
+        self.assertEqual(subprocess.run([*command], capture_output=True, check=False).returncode, 0)
+        result = subprocess.run([*command, "--plot", self.folder / "a.svg"], capture_output=True, text=True, check=False)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("--plot needs matplotlib", result.stderr)
+
+    def draw(self, table, name="a.svg"):
+        path = self.folder / name
+        self.succeed(table, "--plot", path)
+        return path.read_text()
+
+    def test_plot(self):
+        table = HEADING + NAMES + M_1 + M_16
+        first = self.draw(table)
+        root = xml.etree.ElementTree.fromstring(first)
+        self.assertEqual(root.get("width"), "600pt")  # 800 pixels
+        self.assertNotIn("dc:date", first)
+        # The text rule of this project holds for the plot as for every file.
+        self.assertEqual([line for line in first.splitlines() if line != line.rstrip()], [])
+        self.assertTrue(first.endswith("</svg>\n"))
+        # The settings of whoever runs it change no byte.
+        (self.folder / "matplotlibrc").write_text("axes.edgecolor: red\nlines.linestyle: dotted\n")
+        os.environ["MATPLOTLIBRC"] = str(self.folder)
+        self.addCleanup(os.environ.pop, "MATPLOTLIBRC")
+        self.assertEqual(self.draw(table, "again.svg"), first)
+        self.assertNotEqual(self.draw(table.replace("b,0,10", "b,0,11").replace("a,1,40", "a,1,50")), first)
+
+    def test_plot_gap(self):
+        """Machete has a time for one of two shapes at M = 1: its line begins at M = 16 there. The others have two points."""
+        svg = self.draw(HEADING + NAMES + M_1 + M_16)
+        lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: (#\w+); stroke-width', svg)
+        segments = {colour: path.count("L") for path, colour in lines if colour != "#dddddd" and colour != "#555555"}
+        self.assertEqual(segments.pop("#009e73", 0), 0)
+        self.assertEqual(set(segments.values()), {1}, segments)
+        self.assertGreaterEqual(len(segments), 5)
+
+    def test_plot_needs_a_heading(self):
+        path = self.folder / "a.svg"
+        result = self.run_script(NAMES + M_1, "--plot", path)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("names no GPU (NVIDIA ...) and date (YYYY-MM-DD)", result.stderr)
+        self.assertFalse(path.exists())
+
+
+if __name__ == "__main__":
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print("needs matplotlib: run tools/setup.sh python, or set W4A16_PYTHON")
+        sys.exit(1 if os.environ.get("CI") == "true" else 77)
+    unittest.main()
