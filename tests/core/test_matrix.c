@@ -231,12 +231,87 @@ static void half_scales_are_checked_too(void **state) {
     }
 }
 
+/** A matrix with these fp32 scales, two groups a row. */
+static bool is_uneven(const float scales[][2], int64_t rows) {
+    w4_matrix matrix = {.n = rows,
+                        .k = 64,
+                        .group_size = 32,
+                        .groups = 2,
+                        .scale_dtype = W4A16_FP32,
+                        .scales = (void *)(uintptr_t)scales};
+    return w4_matrix_scales_uneven(&matrix);
+}
+
+static void uneven_scales_are_found(void **state) {
+    (void)state;
+    const float past_one = nextafterf(1, 2), over = nextafterf(0x1p60f, INFINITY), under = nextafterf(0x1p-60f, 0);
+    const struct {
+        float scales[2][2];
+        bool uneven;
+    } cases[] = {
+        {{{0.01f, 0.02f}, {3e-4f, -1}}, false},
+        {{{1, 1}, {1e-30f, 1e30f}}, true},
+        {{{1, 1}, {1e30f, 1e-30f}}, true},
+        {{{1e-12f, 1e12f}, {1, 1}}, true}, /* 2^79 apart, each within the range */
+        {{{0x1p-70f, 0x1p-70f}, {0x1p-70f, 0x1p-70f}}, true},
+        {{{0x1p70f, 0x1p70f}, {0x1p70f, 0x1p70f}}, true},
+        {{{0x1p-50f, 0x1p-50f}, {0x1p50f, 0x1p50f}}, false}, /* only scales of one row are compared */
+        {{{0x1p-60f, 0x1p-60f}, {0x1p60f, 0x1p60f}}, false},
+        {{{0x1p-60f, 1}, {1, 0x1p60f}}, false}, /* exactly 2^60 apart */
+        {{{0x1p-60f, past_one}, {1, 1}}, true},
+        {{{1, 1}, {-past_one, -0x1p-60f}}, true}, /* signs do not count */
+        {{{-1, 1}, {1, -1}}, false},
+        {{{1, 1}, {0x1p60f, over}}, true},
+        {{{1, 1}, {-over, 0x1p60f}}, true},
+        {{{under, 0x1p-60f}, {1, 1}}, true},
+        {{{1, 1}, {0x1p-60f, -under}}, true},
+        {{{1, 1}, {0x1p-149f, 1}}, true}, /* subnormal */
+        {{{3.4e38f, 3.4e38f}, {1, 1}}, true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (is_uneven(cases[i].scales, 2) != cases[i].uneven)
+            fail_msg("scales %a, %a; %a, %a: uneven is %d", (double)cases[i].scales[0][0],
+                     (double)cases[i].scales[0][1], (double)cases[i].scales[1][0], (double)cases[i].scales[1][1],
+                     !cases[i].uneven);
+    /* Of one row only the first counts. */
+    const float rows[][2] = {{1, 1}, {1e-30f, 1e30f}};
+    assert_false(is_uneven(rows, 1));
+}
+
+static void half_scales_may_be_uneven(void **state) {
+    (void)state;
+    /* fp16 cannot be: from its least subnormal to its largest number it is 2^40. bf16 can. */
+    static const struct {
+        w4a16_dtype dtype;
+        uint16_t scales[3];
+        bool uneven;
+    } cases[] = {
+        {W4A16_FP16, {0x211f, 0x2e66, 0x3c00}, false}, /* 0.01, 0.1, 1 */
+        {W4A16_FP16, {0x0001, 0x7bff, 0x8001}, false},
+        {W4A16_BF16, {0x3c24, 0x3dcd, 0xbf80}, false}, /* 0.01, 0.1, -1 */
+        {W4A16_BF16, {0x0da2, 0x3f80, 0x7149}, true},  /* 1e-30, 1, 1e30 */
+        {W4A16_BF16, {0x2180, 0x3f80, 0x3f80}, false}, /* 2^-60, 1 */
+        {W4A16_BF16, {0x2180, 0x3f80, 0x3f81}, true},
+        {W4A16_BF16, {0x1c80, 0x1c80, 0x1c80}, true}, /* 2^-70 */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        w4_matrix matrix = {.n = 1,
+                            .k = 96,
+                            .group_size = 32,
+                            .groups = 3,
+                            .scale_dtype = cases[i].dtype,
+                            .scales = (void *)(uintptr_t)cases[i].scales};
+        if (w4_matrix_scales_uneven(&matrix) != cases[i].uneven) fail_msg("case %d", (int)i);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(good_arrays_are_copied),      cmocka_unit_test(float_and_symmetric_zeros),
         cmocka_unit_test(groups_of_every_length),      cmocka_unit_test(wrong_shapes_are_refused),
         cmocka_unit_test(missing_arrays_are_refused),  cmocka_unit_test(wrong_content_is_refused_and_placed),
-        cmocka_unit_test(half_scales_are_checked_too),
+        cmocka_unit_test(half_scales_are_checked_too), cmocka_unit_test(uneven_scales_are_found),
+        cmocka_unit_test(half_scales_may_be_uneven),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -481,6 +481,81 @@ static void rows_do_not_depend_on_the_batch(void **state) {
     }
 }
 
+/** Scales too far apart for sums in units of one of them: half of the rows begin with a group of tiny ones. */
+static void make_uneven(test_weight *arrays) {
+    const w4a16_canonical *c = &arrays->canonical;
+    int64_t group = arrays->groups > 1 ? c->group_size : c->k;
+    for (int64_t row = 0; row < c->n; row += 2) {
+        ((float *)arrays->scales)[row * arrays->groups] *= 0x1p-100f;
+        for (int64_t k = 0; k < group; k++) arrays->values[k * c->n + row] *= 0x1p-100;
+    }
+}
+
+/** Such a weight is multiplied by the configs that take any scales, and each other one says why it does not. */
+static void uneven_scales_are_left_to_some_configs(void **state) {
+    (void)state;
+    static const int64_t m_values[] = {1, 33, 130};
+    uint64_t seed = 81;
+    for (size_t i = 0; i < 9; i++) {
+        test_weight arrays;
+        w4a16_weight *weight = NULL;
+        problem p;
+        w4a16_problem shape;
+        w4a16_plan_options options;
+        w4a16_config_info infos[TEST_MAX_CONFIGS];
+        size_t count = 0, ran = 0, refused = 0;
+        int64_t m = m_values[(i + i / 3) % 3], group_size = group_sizes[2 + i % 3];
+        w4a16_zero_kind zero_kind = (w4a16_zero_kind)(i / 3);
+        test_weight_make(&arrays, &seed, 200, 417, group_size, W4A16_FP32, zero_kind, 0);
+        make_uneven(&arrays);
+        CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
+        problem_make(&p, &seed, &arrays, weight, m, halves[i % 2], halves[i % 2], 0);
+        w4a16_problem_init(&shape);
+        shape.m = m;
+        shape.n = 200;
+        shape.k = 417;
+        shape.group_size = group_size;
+        shape.a_dtype = shape.c_dtype = halves[i % 2];
+        shape.scale_dtype = W4A16_FP32;
+        shape.zero_kind = zero_kind;
+        CHECK(w4a16_config_list(cuda, &shape, infos, TEST_MAX_CONFIGS, &count));
+        w4a16_plan_options_init(&options);
+        options.m_max = m;
+        options.a_dtype = options.c_dtype = halves[i % 2];
+        for (size_t j = 0; j < count; j++) {
+            if (!infos[j].feasible) continue;
+            const char *name = infos[j].name, *end = strrchr(name, '_');
+            device_watch(name);
+            if (strcmp(end, "_any") == 0) {
+                run_on_device(&p, name, draw_placement(&seed, &p), name);
+                ran++;
+                continue;
+            }
+            w4a16_plan *plan = NULL;
+            options.config = name;
+            REFUSED(w4a16_plan_create(weight, &options, &plan), W4A16_ERROR_UNSUPPORTED, name);
+            REFUSED(w4a16_plan_create(weight, &options, &plan), W4A16_ERROR_UNSUPPORTED,
+                    "the scales lie too far apart");
+            assert_null(plan);
+            refused++;
+        }
+        assert_true(ran > 0 && refused > 0);
+        options.config = NULL;
+        for (uint32_t flags = 0; flags <= W4A16_PLAN_BATCH_INVARIANT; flags += W4A16_PLAN_BATCH_INVARIANT) {
+            w4a16_plan *plan = make_plan(weight, &p, NULL, NULL, m, flags);
+            w4a16_plan_info info = {.struct_size = sizeof info};
+            CHECK(w4a16_plan_query(plan, &info));
+            assert_string_equal(strrchr(info.config, '_'), "_any");
+            w4a16_plan_destroy(plan);
+        }
+        device_watch("(chosen), scales far apart");
+        run_on_device(&p, NULL, draw_placement(&seed, &p), "(chosen), scales far apart");
+        problem_free(&p);
+        w4a16_weight_destroy(weight);
+        test_weight_free(&arrays);
+    }
+}
+
 /** Small shapes of every kind of weight, each config once on each: what a tool that looks at every access can bear. */
 static void reduced_shapes_are_exact(void **state) {
     (void)state;
@@ -545,6 +620,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(shapes_match_fp64),
         cmocka_unit_test(graphs_and_streams_give_the_same_bits),
         cmocka_unit_test(rows_do_not_depend_on_the_batch),
+        cmocka_unit_test(uneven_scales_are_left_to_some_configs),
         cmocka_unit_test(configs_can_be_profiled),
         cmocka_unit_test(limits_are_plausible),
     };

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of configs without a GPU: what each makes of a problem must fit the GPU, its workspace and its promises,
+ * and every problem must find a config. */
+#include "api/number_oracle.h"
+#include "backend/cuda/device.h"
+#include "core/memory.h"
+#include "plan/plan.h"
+#include "sm90/shape.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { REASON_BYTES = 160, SHARED_LIMIT = 232448, SHARED_OF_SM = 233472, SHARED_OF_A_BLOCK = 1024 };
+
+/* A Hopper GPU, as far as configs ask: an H200, unless a test says otherwise. */
+static w4_device device = {.processors = 132, .shared_limit = SHARED_LIMIT};
+
+static int reset_device(void **state) {
+    (void)state;
+    device.processors = 132;
+    return 0;
+}
+
+/** Now and then a GPU with fewer or more processors than an H200, one of them odd. */
+static void draw_device(uint64_t *seed) {
+    static const int32_t processors[] = {132, 132, 132, 114, 78, 131, 144, 16};
+    device.processors = processors[oracle_below(seed, sizeof processors / sizeof *processors)];
+}
+
+static void fail_problem(const w4_problem *p, size_t index, int64_t m, const char *what) {
+    fail_msg("%s, %d processors, m %" PRId64 ": problem of m %" PRId64 " n %" PRId64 " k %" PRId64 " groups of %" PRId64
+             ", %s scales%s, zeros %d, flags %" PRIu32 ": %s",
+             index < w4_cuda_config_count ? w4_cuda_configs[index].public.name : "(any)", (int)device.processors, m,
+             p->m, p->n, p->k, p->group_size, w4a16_dtype_name(p->scale_dtype), p->uneven_scales ? " far apart" : "",
+             (int)p->zero_kind, p->flags, what);
+}
+
+#define EXPECT(condition)                                                                                              \
+    do {                                                                                                               \
+        if (!(condition)) fail_problem(p, index, m, "not so: " #condition);                                            \
+    } while (0)
+
+static int64_t pick(uint64_t *seed, const int64_t *values, size_t count) {
+    return values[oracle_below(seed, count)];
+}
+#define PICK(seed, values) pick(seed, values, sizeof(values) / sizeof *(values))
+
+static w4_problem draw_problem(uint64_t *seed) {
+    static const int64_t ms[] = {1,   2,   8,   9,   16,  17,  31,  32,   33,   64,  65,
+                                 128, 129, 192, 256, 257, 511, 512, 1024, 4096, 9000};
+    static const int64_t ns[] = {1,   7,   63,   64,   65,   127,  128,   129,   191,   192,   193,
+                                 256, 257, 1000, 1024, 4096, 8448, 11008, 14336, 28672, 33792, 131073};
+    static const int64_t ks[] = {1,   2,   31,  32,  33,  63,  64,   65,   96,    127,   128,   129,
+                                 192, 255, 256, 257, 320, 512, 1000, 4096, 11008, 14336, 28672, 1 << 20};
+    static const int64_t groups[] = {32, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 4096, INT64_MAX};
+    static const w4a16_dtype scales[] = {W4A16_FP16, W4A16_BF16, W4A16_FP32};
+    w4_problem p = {
+        .m = oracle_below(seed, 3) ? PICK(seed, ms) : 1 + (int64_t)oracle_below(seed, 9000),
+        .n = oracle_below(seed, 3) ? PICK(seed, ns) : 1 + (int64_t)oracle_below(seed, 30000),
+        .k = oracle_below(seed, 3) ? PICK(seed, ks) : 1 + (int64_t)oracle_below(seed, 30000),
+        .a_dtype = oracle_below(seed, 2) ? W4A16_FP16 : W4A16_BF16,
+        .c_dtype = oracle_below(seed, 2) ? W4A16_FP16 : W4A16_BF16,
+        .scale_dtype = scales[oracle_below(seed, 3)],
+        .zero_kind = (w4a16_zero_kind)oracle_below(seed, 3),
+        .flags = oracle_below(seed, 2) ? W4A16_PLAN_BATCH_INVARIANT : 0,
+        .uneven_scales = oracle_below(seed, 4) == 0,
+    };
+    p.group_size = w4_minimum(PICK(seed, groups), p.k); /* as w4_problem_resolve does */
+    return p;
+}
+
+static int64_t slots_of(const w4_cuda_config *config) {
+    return device.processors * config->resident / config->cluster;
+}
+
+/** Tiles cover C, and no tile is outside of it; workers all have work, and are all on the GPU at once. */
+static void check_schedule(const w4_problem *p, size_t index, int64_t m, const w4_cuda_shape *shape) {
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    const w4_schedule *s = &shape->schedule;
+    int64_t tile_m = config->public.tile_m, tile_n = config->public.tile_n, tile_k = config->public.tile_k;
+    EXPECT(s->tiles_m * tile_m >= m && (s->tiles_m - 1) * tile_m < m);
+    EXPECT(s->tiles_n * tile_n >= p->n && (s->tiles_n - 1) * tile_n < p->n);
+    EXPECT(s->stages * tile_k >= p->k && (s->stages - 1) * tile_k < p->k);
+    EXPECT(s->band >= 1);
+    int64_t tiles = (int64_t)s->tiles_m * s->tiles_n, split = s->split_tiles, split_stages = split * s->stages;
+    EXPECT(s->workers >= 1 && s->workers <= slots_of(config));
+    EXPECT(split >= 0 && split <= tiles);
+    EXPECT(split == 0 || config->stream_k);
+    EXPECT(split == 0 || split_stages >= s->workers);
+    EXPECT(split == 0 || tiles % slots_of(config)); /* whole waves need no sharing */
+    EXPECT(split_stages <= INT32_MAX);              /* what a cursor counts in */
+    EXPECT(split > 0 || s->workers <= tiles);
+    EXPECT(split == 0 || (tiles - split) % s->workers == 0); /* what is not split fills whole waves */
+    EXPECT(shape->grid == (uint32_t)(s->workers * config->cluster));
+    EXPECT(shape->threads == 128u * (1 + (uint32_t)config->warpgroups) && shape->threads <= 1024);
+}
+
+/** Shared memory: what a stage holds, how many there are, and blocks that must fit on an SM together. */
+static void check_shared(const w4_problem *p, size_t index, int64_t m, const w4_cuda_shape *shape) {
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    int64_t tile_m = config->public.tile_m, tile_k = config->public.tile_k;
+    int64_t strips = config->public.tile_n / config->cluster / 64, codes = tile_k / 64 * 2048;
+    EXPECT(shape->shared_bytes <= SHARED_LIMIT);
+    EXPECT(config->resident * ((int64_t)shape->shared_bytes + SHARED_OF_A_BLOCK) <= SHARED_OF_SM);
+    EXPECT(shape->ring >= 2 && shape->ring <= W4_SM90_MOST_STAGES);
+    if (config->any_group) {
+        EXPECT(shape->shared_bytes >= shape->ring * (tile_m * tile_k * 2 + strips * codes + 16));
+        return;
+    }
+    /* Groups that the stages of tile_k columns touch. */
+    int64_t lines = 1;
+    for (int64_t first = 0; first < p->k && first < 16 * p->group_size; first += tile_k) {
+        int64_t last = w4_minimum(first + tile_k, p->k) - 1;
+        lines = w4_maximum(lines, last / p->group_size - first / p->group_size + 1);
+    }
+    int64_t zero_bytes = p->zero_kind == W4A16_ZERO_FLOAT ? 4 : p->zero_kind == W4A16_ZERO_INTEGER ? 1 : 0;
+    int64_t line_bytes = 64 * ((p->scale_dtype == W4A16_FP32 ? 4 : 2) + zero_bytes);
+    EXPECT(shape->lines >= lines && shape->lines <= tile_k / 64);
+    EXPECT(shape->slot_bytes >= codes + shape->lines * line_bytes);
+    EXPECT(shape->slot_bytes % 16 == 0); /* what bulk copies start and end at */
+    /* Barriers, 32 bytes of results for each of a warp's 16 tokens, and the stages. */
+    EXPECT(shape->shared_bytes >= shape->ring * 16 + 4 * config->warpgroups * 16 * 32 +
+                                      shape->ring * (tile_m * tile_k * 2 + strips * shape->slot_bytes));
+}
+
+/** A launch for m tokens stays within a workspace for p->m of them. */
+static void check_workspace(const w4_problem *p, size_t index, int64_t m, const w4_cuda_shape *shape) {
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    size_t whole = w4_cuda_workspace_size(&device, index, p);
+    size_t gathered = (size_t)(p->m * w4_round_up(p->k, 64) * 2);
+    EXPECT(whole >= gathered + shape->partial_bytes + shape->flag_bytes);
+    EXPECT(shape->partial_bytes % sizeof(uint64_t) == 0); /* flags follow */
+    w4_cuda_shape most = w4_cuda_shape_make(&device, index, p, p->m);
+    EXPECT(shape->partial_bytes == most.partial_bytes && shape->flag_bytes == most.flag_bytes);
+    if (!shape->schedule.split_tiles) return;
+    /* A place for each CTA, whichever of them have something to leave there. */
+    size_t tile_bytes = (size_t)(config->public.tile_n / config->cluster * config->public.tile_m) * sizeof(float);
+    size_t sharers = config->pingpong ? 1 : (size_t)config->warpgroups;
+    EXPECT(shape->partial_bytes >= shape->grid * tile_bytes);
+    EXPECT(shape->flag_bytes >= shape->grid * sharers * sizeof(uint64_t));
+}
+
+/** Whether the config may run the problem; its reason must fit the answer. */
+static bool is_feasible(const w4_problem *p, size_t index) {
+    char reason[REASON_BYTES];
+    int64_t m = p->m;
+    memset(reason, 'x', sizeof reason);
+    w4a16_status status = w4_cuda_config_check(&device, index, p, reason, sizeof reason);
+    const char *end = memchr(reason, 0, sizeof reason);
+    EXPECT(end != NULL);
+    EXPECT(end < reason + sizeof reason - 1); /* or it may have been cut short */
+    EXPECT(status == W4A16_OK || status == W4A16_ERROR_UNSUPPORTED);
+    if (status == W4A16_OK)
+        EXPECT(end == reason);
+    else
+        EXPECT(end > reason + 10);
+    return status == W4A16_OK;
+}
+
+static void shapes_fit(void **state) {
+    (void)state;
+    uint64_t seed = 1;
+    int feasible = 0, split = 0;
+    for (int i = 0; i < 20000; i++) {
+        w4_problem problem = draw_problem(&seed), *p = &problem;
+        draw_device(&seed);
+        for (size_t index = 0; index < w4_cuda_config_count; index++) {
+            int64_t m = p->m;
+            w4_cuda_shape shape = w4_cuda_shape_make(&device, index, p, m);
+            check_schedule(p, index, m, &shape);
+            check_workspace(p, index, m, &shape);
+            if (is_feasible(p, index)) {
+                feasible++;
+                split += shape.schedule.split_tiles > 0;
+                check_shared(p, index, m, &shape);
+                EXPECT(w4_cuda_configs[index].stream_k == (shape.schedule.split_tiles > 0));
+                double seconds = w4_cuda_config_cost(&device, index, p);
+                EXPECT(isfinite(seconds) && seconds > 0);
+            }
+            m = 1 + (int64_t)oracle_below(&seed, (uint64_t)p->m); /* a call with fewer tokens */
+            shape = w4_cuda_shape_make(&device, index, p, m);
+            check_schedule(p, index, m, &shape);
+            check_workspace(p, index, m, &shape);
+        }
+    }
+    assert_true(feasible > 100000 && split > 1000);
+}
+
+static void one_workspace_serves_every_m(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = {{64, 1 << 17}, {1000, 4096}, {4096, 14336}, {12288, 1024}, {8448, 640}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t index = 0; index < w4_cuda_config_count; index++) {
+            w4_problem problem = {.m = 9000,
+                                  .n = shapes[i][0],
+                                  .k = shapes[i][1],
+                                  .group_size = 128,
+                                  .a_dtype = W4A16_FP16,
+                                  .c_dtype = W4A16_FP16,
+                                  .scale_dtype = W4A16_FP16};
+            w4_problem *p = &problem;
+            for (int64_t m = 1; m <= p->m; m += m < 1100 ? 1 : 37) {
+                w4_cuda_shape shape = w4_cuda_shape_make(&device, index, p, m);
+                check_schedule(p, index, m, &shape);
+                check_workspace(p, index, m, &shape);
+            }
+        }
+}
+
+static void promises_are_kept(void **state) {
+    (void)state;
+    uint64_t seed = 2;
+    for (int i = 0; i < 20000; i++) {
+        w4_problem problem = draw_problem(&seed), *p = &problem;
+        draw_device(&seed);
+        int64_t m = p->m;
+        bool whole_blocks =
+            p->group_size == p->k || p->group_size == 64 || p->group_size == 128 || p->group_size % 256 == 0;
+        int any_group = 0, in_place = 0;
+        for (size_t index = 0; index < w4_cuda_config_count; index++) {
+            const w4_cuda_config *config = &w4_cuda_configs[index];
+            if (!is_feasible(p, index)) continue;
+            if (config->any_group)
+                any_group++;
+            else
+                in_place++;
+            if (p->flags & W4A16_PLAN_BATCH_INVARIANT) EXPECT(!config->stream_k);
+            if (p->uneven_scales || !whole_blocks) EXPECT(config->any_group);
+            if (p->zero_kind == W4A16_ZERO_FLOAT) EXPECT(config->float_zeros);
+        }
+        size_t index = w4_cuda_config_count;
+        EXPECT(any_group + in_place > 0);
+        EXPECT(in_place > 0 || p->uneven_scales || !whole_blocks);
+    }
+}
+
+/** Plans of every kind: each M is served by a config that can run it, in the workspace asked for; a batch-invariant
+ * plan keeps to one order over k. */
+static void plans_serve_their_range(void **state) {
+    (void)state;
+    uint64_t seed = 3;
+    w4_backend backend = w4_cuda_backend;
+    backend.prepare = NULL; /* there is no driver to load kernels with */
+    int several = 0;
+    for (int i = 0; i < 2000; i++) {
+        w4_problem problem = draw_problem(&seed), *p = &problem;
+        draw_device(&seed);
+        w4_plan_choice choice;
+        int64_t m_max = p->m, last = 0, m = m_max;
+        size_t index = w4_cuda_config_count;
+        EXPECT(w4_plan_choose(&backend, &device, p, 1, m_max, NULL, &choice) == W4A16_OK);
+        several += choice.count > 1;
+        for (size_t j = 0; j < choice.count; j++) {
+            const w4_plan_segment *segment = &choice.segments[j];
+            index = segment->config;
+            p->m = segment->m_last; /* as for a call */
+            EXPECT(is_feasible(p, index));
+            EXPECT(w4_cuda_workspace_size(&device, index, p) <= choice.workspace_bytes);
+            if (p->flags & W4A16_PLAN_BATCH_INVARIANT)
+                EXPECT(w4_cuda_configs[index].any_group == w4_cuda_configs[choice.segments[0].config].any_group);
+            for (int n = 0; n < 3; n++) {
+                m = last + 1 + (int64_t)oracle_below(&seed, (uint64_t)(segment->m_last - last));
+                w4_cuda_shape shape = w4_cuda_shape_make(&device, index, p, m);
+                check_schedule(p, index, m, &shape);
+                check_workspace(p, index, m, &shape);
+                check_shared(p, index, m, &shape);
+                if (p->flags & W4A16_PLAN_BATCH_INVARIANT) EXPECT(!shape.schedule.split_tiles);
+            }
+            last = segment->m_last;
+        }
+        EXPECT(last == m_max);
+    }
+    assert_true(several > 100);
+}
+
+static void names_are_different(void **state) {
+    (void)state;
+    assert_true(w4_cuda_config_count > 0);
+    for (size_t i = 0; i < w4_cuda_config_count; i++) {
+        const w4_cuda_config *config = &w4_cuda_configs[i];
+        for (size_t j = 0; j < i; j++) {
+            const w4_cuda_config *other = &w4_cuda_configs[j];
+            assert_string_not_equal(config->public.name, other->public.name);
+            /* One kernel, one place to keep it. */
+            assert_int_equal(config->slot == other->slot, strcmp(config->kernel, other->kernel) == 0);
+        }
+        assert_true(config->slot < w4_cuda_config_count); /* the size of the table */
+    }
+}
+
+/** A C of more tiles than kernels count is refused, not miscounted. */
+static void huge_problems_are_refused_or_fit(void **state) {
+    (void)state;
+    const int64_t most = INT64_C(1) << 30;
+    const int64_t shapes[][3] = {{most, most, 32}, {most, most, most}, {most, 1, 64}, {1, most, 64}, {most, 128, 4096}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t index = 0; index < w4_cuda_config_count; index++) {
+            w4_problem problem = {.m = shapes[i][0],
+                                  .n = shapes[i][1],
+                                  .k = shapes[i][2],
+                                  .group_size = w4_minimum(128, shapes[i][2]),
+                                  .a_dtype = W4A16_FP16,
+                                  .c_dtype = W4A16_FP16,
+                                  .scale_dtype = W4A16_FP16};
+            w4_problem *p = &problem;
+            int64_t m = p->m;
+            const w4_config *tile = &w4_cuda_configs[index].public;
+            bool countable = (double)p->m / tile->tile_m * (double)p->n / tile->tile_n < 0x1p29;
+            bool feasible = is_feasible(p, index);
+            EXPECT(countable || !feasible);
+            if (countable && !w4_cuda_configs[index].stream_k) EXPECT(feasible);
+            if (!feasible) continue;
+            w4_cuda_shape shape = w4_cuda_shape_make(&device, index, p, m);
+            check_schedule(p, index, m, &shape);
+            check_shared(p, index, m, &shape);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(names_are_different, reset_device),
+        cmocka_unit_test_setup(shapes_fit, reset_device),
+        cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),
+        cmocka_unit_test_setup(promises_are_kept, reset_device),
+        cmocka_unit_test_setup(plans_serve_their_range, reset_device),
+        cmocka_unit_test_setup(huge_problems_are_refused_or_fit, reset_device),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
