@@ -83,7 +83,8 @@ static bool holds_one(const char *name, const char *texts) {
     return false;
 }
 
-/* All feasible configs of one problem (--only: those that hold one of its texts), after the library's choice, which is the row before. */
+/* All feasible configs of one problem (--only: those that hold one of its texts), after the library's choice, which is
+ * the row before. */
 static bool measure_others(bench *self, const w4a16_problem *problem, double done, double total) {
     size_t first = self->count - 1, count = 0;
     const char *chosen = self->rows[first].result.config;

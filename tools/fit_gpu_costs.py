@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the GPU cost model's constants to measured times.
 
-For every config the model says: seconds = fixed + stages * stage, where `stages` is how many pipeline stages the busiest
-worker does. This reads tables written by `w4a16 bench --profile --csv`, finds for every config the two constants with the
-least relative squared error, and prints the lines of src/backend/cuda/costs.def. --check also says how much slower than
-the best config the model's choice is.
+For every config the model says: seconds = max(call + stages * stage + sharers * sharer, mean * saturated), where `stages` is
+how many pipeline stages the busiest worker does, `sharers` how many workers share a tile, and `mean` the stages of all
+tiles over all places for workers: a short run waits for latencies, a full GPU for whatever the kernel saturates. This reads tables written by `w4a16 bench --profile --csv`, finds
+for every config the four constants with the least relative squared error, and prints the lines of
+src/backend/cuda/costs.def. --check also says how much slower than the best config the model's choice is.
 """
 import argparse
 import csv
@@ -14,6 +15,8 @@ import re
 import sys
 from collections import defaultdict
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSORS = 132
@@ -35,8 +38,8 @@ def read_kernels():
     return kernels
 
 
-def stages_of(kernel, m, n, k):
-    """Stages of the busiest worker, as w4_cuda_config_cost counts them."""
+def work_of(kernel, m, n, k):
+    """Stages of the busiest worker, workers that share a tile, mean stages; as w4_cuda_config_cost counts them."""
     tile_n, tile_m, tile_k, slots, stream_k = kernel
     tiles = -(-m // tile_m) * -(-n // tile_n)
     stages = -(-k // tile_k)
@@ -47,7 +50,8 @@ def stages_of(kernel, m, n, k):
         workers = min(slots, max(split * stages // LEAST_RUN, 1))
         if workers <= tiles and workers < slots:
             split, workers = 0, min(tiles, slots)
-    return -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
+    busiest = -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
+    return busiest, workers / split if split else 0.0, tiles * stages / slots
 
 
 def read_times(paths):
@@ -69,43 +73,64 @@ def read_times(paths):
     return times
 
 
+def fit_short(points):
+    """Least squares of (call + stage * s + sharer * h) / t - 1 over (s, h, t), no constant negative."""
+    best, least = None, math.inf
+    for columns in ([0, 1, 2], [0, 1], [1, 2], [1]):
+        features = np.array([(1, s, h) for s, h, _, _ in points])[:, columns] / np.array([[t] for *_, t in points])
+        solution = np.linalg.lstsq(features, np.ones(len(points)), rcond=None)[0]
+        if (solution < 0).any():
+            continue
+        error = float(((features @ solution - 1) ** 2).sum())
+        if error < least - 1e-12:
+            model = np.zeros(3)
+            model[columns] = solution
+            best, least = tuple(model), error
+    return best
+
+
+def predict(model, work):
+    (call, stage, sharer, saturated), (stages, sharers, mean) = model, work
+    return max(call + stages * stage + sharers * sharer, mean * saturated)
+
+
 def fit(points):
-    """Least squares of (fixed + stage * s) / t - 1 over (s, t), neither constant negative."""
-    a = b = c = p = q = 0.0
-    for s, t in points:
-        a += 1 / t**2
-        b += s / t**2
-        c += s * s / t**2
-        p += 1 / t
-        q += s / t
-    determinant = a * c - b * b
-    if len(points) > 1 and determinant > 1e-9 * a * c:
-        fixed, stage = (c * p - b * q) / determinant, (a * q - b * p) / determinant
-        if fixed >= 0 and stage > 0:
-            return fixed, stage
-    return 0.0, q / c
+    """The best of a plane for the short runs and a line through the origin for the long ones, wherever they part."""
+    points = sorted(points, key=lambda point: point[2])
+    best, least = None, math.inf
+    for short in range(1, len(points) + 1):
+        tail = points[short:]
+        saturated = sum(mean / t for *_, mean, t in tail) / sum((mean / t) ** 2 for *_, mean, t in tail) if tail else 0.0
+        model = (*fit_short(points[:short]), saturated)
+        error = sum((predict(model, work) / t - 1) ** 2 for *work, t in points)
+        if error < least:
+            best, least = model, error
+    return best
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="example: tools/fit_gpu_costs.py --check bench/results/*h200*.csv")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], epilog="example: tools/fit_gpu_costs.py --check bench/results/*h200-configs*.csv"
+    )
     parser.add_argument("tables", nargs="+", help="CSV files of w4a16 bench --profile")
     parser.add_argument("--check", action="store_true", help="also judge the model's choices")
     arguments = parser.parse_args()
     kernels, times = read_kernels(), read_times(arguments.tables)
     model = {}
     for name, kernel in kernels.items():
-        points = [(stages_of(kernel, *shape), t) for shape, t in times.get(name, {}).items()]
+        points = [(*work_of(kernel, *shape), t) for shape, t in times.get(name, {}).items()]
         if points:
             model[name] = fit(points)
     for name in kernels:
         if name in model:
-            print(f"W4_COST({name + ',':42s} {model[name][0] * 1e9:6.0f}, {model[name][1] * 1e9:6.1f})")
+            call, stage, sharer, saturated = (constant * 1e9 for constant in model[name])
+            print(f"W4_COST({name + ',':42s} {call:6.0f}, {stage:6.1f}, {sharer:6.1f}, {saturated:6.1f})")
     if not arguments.check:
         return
     ratios = defaultdict(list)
     for shape in sorted({shape for of in times.values() for shape in of}):
         measured = {name: of[shape] for name, of in times.items() if shape in of and name in model}
-        choice = min(measured, key=lambda name: model[name][0] + model[name][1] * stages_of(kernels[name], *shape))
+        choice = min(measured, key=lambda name: predict(model[name], work_of(kernels[name], *shape)))
         best = min(measured, key=measured.get)
         ratios[shape[0]].append(measured[choice] / measured[best])
         print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {best} {measured[best] * 1e6:.1f}", file=sys.stderr)

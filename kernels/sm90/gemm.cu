@@ -6,23 +6,23 @@
  * rows) from registers, where the dequantised weights are. wgmma's M is our N (out features), wgmma's N is our M
  * (tokens).
  *
- * Roles: warpgroup 0 loads (one warp activations, one weights), the others multiply. Cooperative: they share a tile, each has strips of
- * 64 out features of its own, and the same tokens. Pingpong: each takes every other tile, so that one stores its
- * results while the other multiplies. schedule.h says which tiles, and which stages of them, a CTA does.
+ * Roles: warpgroup 0 loads (one warp activations, one weights), the others multiply. Cooperative: they share a tile,
+ * each has strips of 64 out features of its own, and the same tokens. Pingpong: each takes every other tile, so that
+ * one stores its results while the other multiplies. schedule.h says which tiles, and which stages of them, a CTA does.
  *
  * A stage, TILE_K columns of k: activations [TILE_K/64][TILE_M][64] as the copy engine writes them with the 128-byte
  * swizzle; and for each strip its codes and the scales and zero points of its groups (w4_sm90_slot_bytes).
  *
- * Cluster (2): two CTAs with the same tokens and neighbouring out features; each loads half of every stage's activations
- * for both.
+ * Cluster (2): two CTAs with the same tokens and neighbouring out features; each loads half of every stage's
+ * activations for both.
  *
  * Barriers, for each stage: `full`, 2 arrivals (the loaders) plus the stage's bytes; `empty`, one arrival for each warp
  * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it.
  *
- * Arithmetic: codes become q - z, exact integers in fp16 or bf16. A tile's sums are kept in units of the current group's
- * scale: where a group begins, they are multiplied by (scale before / scale now), and at the end by the last scale. So
- * weights are never rounded (with float zero points and fp16, q - z is), and no second set of sums is needed; the host
- * admits only scales whose ratios cannot overflow.
+ * Arithmetic: codes become q - z, exact integers in fp16 or bf16. A tile's sums are kept in units of the current
+ * group's scale: where a group begins, they are multiplied by (scale before / scale now), and at the end by the last
+ * scale. So weights are never rounded (with float zero points and fp16, q - z is), and no second set of sums is needed;
+ * the host admits only scales whose ratios cannot overflow.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. */
@@ -37,23 +37,26 @@ constexpr int TILE_N = W4_TILE_N, TILE_M = W4_TILE_M, TILE_K = W4_TILE_K, CLUSTE
 constexpr int WARPGROUPS = W4_WARPGROUPS; /* that multiply */
 constexpr bool PINGPONG = W4_PINGPONG;
 constexpr int THREADS = 128 * (1 + WARPGROUPS);
-constexpr int SLOTS = TILE_N / W4_BLOCK_ROWS;                /* strips in a stage */
-constexpr int SHARERS = PINGPONG ? 1 : WARPGROUPS;           /* warpgroups that share a tile */
-constexpr int STRIPS = SLOTS / SHARERS;                      /* strips of one warpgroup */
-constexpr int BLOCKS = TILE_K / W4_BLOCK_COLUMNS;            /* of k in a stage */
-constexpr int UNITS = BLOCKS * STRIPS;                       /* a unit: one block of one strip, four wgmmas */
-constexpr int SUMS = TILE_M / 2;                             /* accumulators of a thread and strip */
+constexpr int SLOTS = TILE_N / W4_BLOCK_ROWS;                 /* strips in a stage */
+constexpr int SHARERS = PINGPONG ? 1 : WARPGROUPS;            /* warpgroups that share a tile */
+constexpr int STRIPS = SLOTS / SHARERS;                       /* strips of one warpgroup */
+constexpr int BLOCKS = TILE_K / W4_BLOCK_COLUMNS;             /* of k in a stage */
+constexpr int UNITS = BLOCKS * STRIPS;                        /* a unit: one block of one strip, four wgmmas */
+constexpr int SUMS = TILE_M / 2;                              /* accumulators of a thread and strip */
 constexpr uint32_t BOX_BYTES = TILE_M * W4_BLOCK_COLUMNS * 2; /* of A in one block of k */
 constexpr uint32_t A_BYTES = BLOCKS * BOX_BYTES, CODE_BYTES = BLOCKS * W4_BLOCK_BYTES;
 constexpr uint32_t EMPTY_ARRIVALS = 4 * SHARERS * CLUSTER;
 constexpr uint32_t LOADERS = 2; /* warps that load */
-constexpr bool ORDERED = WARPGROUPS == 2 && (PINGPONG || TILE_M >= 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
+constexpr bool ORDERED =
+    WARPGROUPS == 2 &&
+    (PINGPONG || TILE_M >= 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
 static_assert(ORDERED || !PINGPONG, "turns are made for two");
-constexpr int ORDER_BARRIER = 8;       /* and the next: named barriers */
+constexpr int ORDER_BARRIER = 8; /* and the next: named barriers */
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
-constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248 : 65536 / (THREADS * W4_RESIDENT) / 8 * 8;
-constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 ? 32 : STRIPS * SUMS == 128 ? 40 : 48;
+constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248
+                                                                          : 65536 / (THREADS * W4_RESIDENT) / 8 * 8;
+constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 ? 32 : STRIPS *SUMS == 128 ? 40 : 48;
 constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * WARPGROUPS) / 8 * 8;
 constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The GEMM of gemm.cu for what that one leaves out: groups that are no whole number of blocks, and rows whose scales lie
- * too far apart for it. Slower. Compiled once a config of kernels.def.
+ * The GEMM of gemm.cu for what that one leaves out: groups that are no whole number of blocks, and rows whose scales
+ * lie too far apart for it. Slower. Compiled once a config of kernels.def.
  *
  * Which side is which: the kernel computes transposed tiles, C^T = W * A^T, because wgmma takes its left operand (64
  * rows) from registers, where the dequantised weights are. wgmma's M is our N (out features), wgmma's N is our M
@@ -179,7 +179,8 @@ __device__ __forceinline__ void multiply(uint32_t (&fragment)[STEPS][4], Codes &
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < STEPS; step++)
-        wgmma<TILE_M, Codes::IS_BF16>::run(sums, fragment[step], wgmma_descriptor(descriptor + 2 * step), step == 0 ? add : 1);
+        wgmma<TILE_M, Codes::IS_BF16>::run(sums, fragment[step], wgmma_descriptor(descriptor + 2 * step),
+                                           step == 0 ? add : 1);
     if constexpr (Codes::RESIDUAL) {
 #pragma unroll
         for (int step = 0; step < STEPS; step++)

@@ -6,9 +6,9 @@
  * registers that it leaves, so that the tensor cores find the next unit ready.
  *
  * Two cooperative warpgroups start their units in turns: left alone, one runs ahead until the ring holds it back, and
- * then waits for copies while the other keeps the tensor cores busy for only part of the time. Pingpong warpgroups start
- * their tiles in turns: a barrier tells only one round of the ring from the next, so that nobody may wait for a stage
- * before all stages before it have arrived. */
+ * then waits for copies while the other keeps the tensor cores busy for only part of the time. Pingpong warpgroups
+ * start their tiles in turns: a barrier tells only one round of the ring from the next, so that nobody may wait for a
+ * stage before all stages before it have arrived. */
 
 /** Keep the compiler from moving the making of a fragment behind the fence: it would see registers of a running wgmma
  * change, and serialise all of them. */
@@ -23,17 +23,16 @@ __device__ __forceinline__ void settle(float (&sums)[SUMS]) {
     for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-template <int VALUE> struct Constant {
-    static constexpr int value = VALUE;
-};
+template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
 template <class Codes> struct Consumer {
     const w4_sm90_gemm_params &params;
     const Shared &shared;
     const int thread;
-    uint32_t words_at;      /* this thread's 16 bytes of its first slot in stage 0 */
-    uint32_t scale_from_words, scale_selector; /* from there to its row's scale; which bytes of that word make a float */
-    uint32_t descriptor;    /* lower half of the wgmma descriptor of stage 0's activations */
+    uint32_t words_at; /* this thread's 16 bytes of its first slot in stage 0 */
+    uint32_t scale_from_words,
+        scale_selector;  /* from there to its row's scale; which bytes of that word make a float */
+    uint32_t descriptor; /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
     float sums[STRIPS][SUMS];
     float scale[STRIPS][2];
@@ -58,7 +57,8 @@ template <class Codes> struct Consumer {
      * codes in the slot; `line`: of the slot's. */
     __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
         const w4_gemm_params &gemm = params.gemm;
-        const uint32_t size = (uint32_t)gemm.layout.scale_size, scales = slot + scale_from_words + line * W4_BLOCK_ROWS * size;
+        const uint32_t size = (uint32_t)gemm.layout.scale_size,
+                       scales = slot + scale_from_words + line * W4_BLOCK_ROWS * size;
         Group group;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -148,7 +148,8 @@ template <class Codes> struct Consumer {
         if (!last || more) {
             uint32_t slot = stage_words + strip * params.slot_bytes;
             words = shared_load128(slot + block * W4_BLOCK_BYTES);
-            if (begins) group = load_group(slot, params.group_blocks == 1 ? block : params.group_blocks == 2 ? block / 2 : 0);
+            if (begins)
+                group = load_group(slot, params.group_blocks == 1 ? block : params.group_blocks == 2 ? block / 2 : 0);
         }
         wgmma_wait<1>();
         if (UNIT == 0 && before >= 0) release(before);
@@ -174,8 +175,12 @@ template <class Codes> struct Consumer {
     }
 
     /* Turns between two warpgroups: each waits at its own barrier for the other to pass. */
-    __device__ __forceinline__ void order_wait() const { turn_wait(ORDER_BARRIER + threadIdx.x / 128 % 2); }
-    __device__ __forceinline__ void order_pass() const { turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2); }
+    __device__ __forceinline__ void order_wait() const {
+        turn_wait(ORDER_BARRIER + threadIdx.x / 128 % 2);
+    }
+    __device__ __forceinline__ void order_pass() const {
+        turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2);
+    }
 
     /** Sums of the stages [begin, end) of a tile, in units of the last group's scale. */
     __device__ __forceinline__ void multiply(int begin, int end) {

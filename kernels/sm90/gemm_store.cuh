@@ -29,7 +29,8 @@ struct Share {
     __device__ __forceinline__ void collect(int tile, float (&sums)[STRIPS][SUMS]) const {
         int helpers = w4_schedule_helpers(&params.schedule, w4_schedule_run(&params.schedule, worker), tile);
         for (int helper = 1; helper <= helpers; helper++)
-            while (flag_load(params.flags + index(worker - helper)) != params.ticket) {}
+            while (flag_load(params.flags + index(worker - helper)) != params.ticket) {
+            }
         /* As many helpers' sums on their way at once as registers are free. */
         constexpr int FOURS = STRIPS * SUMS / 4, AT_ONCE = FOURS < 16 ? 16 / FOURS : 1;
         for (int first = 1; first <= helpers; first += AT_ONCE) {
@@ -54,7 +55,8 @@ struct Share {
             }
         }
         warpgroup_sync(1 + threadIdx.x / 128); /* all have seen the flags */
-        if (threadIdx.x % 128 < helpers) params.flags[index(worker - 1 - threadIdx.x % 128)] = 0;
+        for (int helper = 1 + threadIdx.x % 128; helper <= helpers; helper += 128)
+            params.flags[index(worker - helper)] = 0;
     }
 };
 

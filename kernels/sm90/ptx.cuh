@@ -227,8 +227,8 @@ template <int PENDING> __device__ __forceinline__ void wgmma_wait() {
 }
 
 /** Descriptor of a K-major operand tile in shared memory: rows of 128 bytes, 128-byte swizzle, 8 rows to 1024 bytes.
- * The lower half holds the address (of 16 bytes each) and the leading offset, which this swizzle does not use; the upper
- * the 1024 bytes between groups of 8 rows, and the swizzle. */
+ * The lower half holds the address (of 16 bytes each) and the leading offset, which this swizzle does not use; the
+ * upper the 1024 bytes between groups of 8 rows, and the swizzle. */
 __device__ __forceinline__ uint32_t wgmma_descriptor_low(uint32_t address) {
     return (address & 0x3ffff) >> 4 | 1 << 16;
 }
@@ -275,9 +275,9 @@ template <int N, bool BF16> struct wgmma;
 #define W4_WGMMA(n, is_bf16, type, sums, a0, a1, a2, a3, descriptor, accumulate, ...)                                  \
     template <> struct wgmma<n, is_bf16> {                                                                             \
         static __device__ __forceinline__ void run(float (&d)[n / 2], const uint32_t (&a)[4], uint64_t b, int add) {   \
-            asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, " accumulate                                       \
-                         ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" sums             \
-                         "}, {" a0 ", " a1 ", " a2 ", " a3 "}, " descriptor ", add, 1, 1, 0;\n\t}"                     \
+            asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, " accumulate                                        \
+                         ", 0;\n\twgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" sums "}, {" a0   \
+                         ", " a1 ", " a2 ", " a3 "}, " descriptor ", add, 1, 1, 0;\n\t}"                               \
                          : __VA_ARGS__                                                                                 \
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add)                                \
                          : "memory");                                                                                  \

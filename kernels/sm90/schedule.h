@@ -4,8 +4,8 @@
  *
  * The first `split_tiles` tiles are shared out stage by stage (stream-K): put end to end, their stages are cut into as
  * many equal runs as there are workers. The other tiles are done whole, one worker each. A tile that several runs share
- * is finished by the worker that has its first stage: it adds up the others' partial sums in the order of k, so that the
- * result has the same bits every time.
+ * is finished by the worker that has its first stage: it adds up the others' partial sums in the order of k, so that
+ * the result has the same bits every time.
  *
  * Run r belongs to worker workers - 1 - r. A finisher so waits only for workers with a lower index, which the GPU has
  * started before it, and which do the awaited part before anything else: no order in which CTAs get onto the GPU can

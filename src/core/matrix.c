@@ -138,8 +138,8 @@ bool w4_matrix_scales_uneven(const w4_matrix *matrix) {
     for (int64_t row = 0; row < matrix->n; row++) {
         float least = INFINITY, most = 0;
         for (int64_t group = 0; group < matrix->groups; group++) {
-            float scale = fabsf(
-                w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)(row * matrix->groups + group)));
+            float scale =
+                fabsf(w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)(row * matrix->groups + group)));
             least = fminf(least, scale);
             most = fmaxf(most, scale);
         }

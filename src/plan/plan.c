@@ -55,8 +55,9 @@ w4a16_status w4_problem_resolve(const w4a16_problem *problem, w4_problem *resolv
 }
 
 w4a16_status w4_plan_find_config(const w4_backend *backend, const w4_device *device, const char *name, size_t *index) {
-    char names[768] = "";
+    char names[512] = ""; /* as many as fit */
     size_t used = 0, count = backend->config_count(device);
+    bool all = true;
     for (size_t i = 0; i < count; i++) {
         w4_config config;
         backend->config_get(device, i, &config);
@@ -64,10 +65,12 @@ w4a16_status w4_plan_find_config(const w4_backend *backend, const w4_device *dev
             *index = i;
             return W4A16_OK;
         }
-        int length = snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", config.name);
-        if (length > 0 && used + (size_t)length < sizeof names) used += (size_t)length;
+        all = all && used + strlen(config.name) + sizeof ", " <= sizeof names;
+        if (all) used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", config.name);
     }
-    return w4_fail(W4A16_ERROR_NOT_FOUND, "no config is named '%s' on this device; it has: %s", name, names);
+    return w4_fail(W4A16_ERROR_NOT_FOUND,
+                   "no config is named '%s' on this device; w4a16_config_list lists its %zu: %s%s", name, count, names,
+                   all ? "" : ", ...");
 }
 
 /** The feasible config with the least predicted time at problem->m. */

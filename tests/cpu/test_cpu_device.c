@@ -9,7 +9,8 @@
 
 #include <cmocka.h>
 
-static const w4_problem PROBLEM = {64, 256, 512, 128, W4A16_FP16, W4A16_FP16, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0, false};
+static const w4_problem PROBLEM = {64, 256,  512, 128, W4A16_FP16, W4A16_FP16, W4A16_FP16, W4A16_ZERO_SYMMETRIC,
+                                   0,  false};
 
 static void test_query(void **state) {
     w4a16_device_info info = {.struct_size = sizeof info};

@@ -26,10 +26,19 @@ enum {
 };
 
 const w4_cuda_config w4_cuda_configs[] = {
-#define W4_SM90_ENTRY(name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster, pingpong, resident, float_zeros,       \
+#define W4_SM90_ENTRY(name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster, pingpong, resident, float_zeros,      \
                       stream_k)                                                                                        \
-    {{#name suffix, tile_m, (tile_n) * (cluster), tile_k}, #name, warpgroups, cluster, pingpong, resident,             \
-     float_zeros, false, stream_k, 0, SLOT_##name},
+    {{#name suffix, tile_m, (tile_n) * (cluster), tile_k},                                                             \
+     #name,                                                                                                            \
+     warpgroups,                                                                                                       \
+     cluster,                                                                                                          \
+     pingpong,                                                                                                         \
+     resident,                                                                                                         \
+     float_zeros,                                                                                                      \
+     false,                                                                                                            \
+     stream_k,                                                                                                         \
+     0,                                                                                                                \
+     SLOT_##name},
 #define W4_SM90_KERNEL(name, ...)                                                                                      \
     W4_SM90_ENTRY(name, "", __VA_ARGS__, false) W4_SM90_ENTRY(name, "_streamk", __VA_ARGS__, true)
 #define W4_SM90_ANY_GROUP(name, tile_n, tile_m, tile_k, stages)                                                        \
@@ -78,11 +87,16 @@ static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, co
     return schedule;
 }
 
+/** How many workers run at the same time. */
+static int32_t worker_slots(const w4_device *device, const w4_cuda_config *config) {
+    return (int32_t)w4_maximum(device->processors * config->resident / config->cluster, 1);
+}
+
 w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4_problem *problem, int64_t m) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
     const w4_config *tile = &config->public;
     w4_packed_layout layout = problem_layout(problem);
-    int32_t slots = (int32_t)w4_maximum(device->processors * config->resident / config->cluster, 1);
+    int32_t slots = worker_slots(device, config);
     w4_cuda_shape shape = {.schedule = make_schedule(config, slots, problem, m)};
     int32_t tile_n = tile->tile_n / config->cluster;
     shape.threads = 128 * (1 + (uint32_t)config->warpgroups);
@@ -103,7 +117,8 @@ w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4
     if (config->stream_k) {
         /* Fewer tokens may be shared out where more are not. */
         int64_t tiles = w4_ceil_divide(problem->m, tile->tile_m) * w4_ceil_divide(problem->n, tile->tile_n);
-        int64_t workers = w4_minimum(slots, w4_maximum(tiles * shape.schedule.stages / LEAST_RUN, 1));
+        int64_t stages = w4_minimum(tiles, (int64_t)slots * LEAST_RUN) * shape.schedule.stages;
+        int64_t workers = w4_minimum(slots, w4_maximum(stages / LEAST_RUN, 1));
         size_t ctas = (size_t)(workers * config->cluster);
         shape.partial_bytes = ctas * (size_t)tile_n * (size_t)tile->tile_m * sizeof(float);
         shape.flag_bytes = ctas * (size_t)config->warpgroups * sizeof(uint64_t);
@@ -111,12 +126,19 @@ w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4
     return shape;
 }
 
+/** Whether the kernels that keep sums in units of a group's scale can run a problem; gemm_any_group.cu runs the others.
+ */
+static bool fits_in_place(const w4_problem *problem) {
+    int64_t g = problem->group_size;
+    return !problem->uneven_scales &&
+           (g >= problem->k || (g % W4_BLOCK_COLUMNS == 0 && (g % 256 == 0 || 256 % g == 0)));
+}
+
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
     const w4_config *tile = &config->public;
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
-    int64_t g = problem->group_size;
     reason[0] = 0;
     /* Kernels count tiles in 32 bits. */
     int64_t tiles = w4_ceil_divide(problem->m, tile->tile_m) * w4_ceil_divide(problem->n, tile->tile_n);
@@ -129,8 +151,9 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     else if (!config->any_group && shape.ring < 2)
         snprintf(reason, reason_size, "two stages do not fit in the %d bytes of shared memory of this GPU",
                  device->shared_limit);
-    else if (!config->any_group && g < problem->k && (g % W4_BLOCK_COLUMNS || (g % 256 && 256 % g)))
-        snprintf(reason, reason_size, "takes groups of 64, 128 and multiples of 256, not of %" PRId64, g);
+    else if (!config->any_group && !problem->uneven_scales && !fits_in_place(problem))
+        snprintf(reason, reason_size, "takes groups of 64, 128 and multiples of 256, not of %" PRId64,
+                 problem->group_size);
     else if (!config->float_zeros && problem->zero_kind == W4A16_ZERO_FLOAT)
         snprintf(reason, reason_size, "has no registers left for floating zero points");
     else if (!config->any_group && problem->uneven_scales)
@@ -139,19 +162,20 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
         snprintf(reason, reason_size, "sharing out tiles adds up k in an order that depends on M");
     else if (config->stream_k && !shape.schedule.split_tiles)
         snprintf(reason, reason_size, "the tiles fill whole waves, or are too small to share out");
-    else if (config->any_group && problem->flags & W4A16_PLAN_BATCH_INVARIANT && g == problem->k &&
-             !problem->uneven_scales)
-        snprintf(reason, reason_size, "left to the configs that add up k in the one order of batch-invariant plans");
+    else if (config->any_group && problem->flags & W4A16_PLAN_BATCH_INVARIANT && fits_in_place(problem))
+        snprintf(reason, reason_size, "its sums may differ in the last bit from those of the other configs");
+    else if (config->stream_k && (int64_t)shape.schedule.split_tiles * shape.schedule.stages > INT32_MAX)
+        snprintf(reason, reason_size, "the tiles to share out have more than %d stages", INT32_MAX);
     else
         return W4A16_OK;
     return W4A16_ERROR_UNSUPPORTED;
 }
 
-/** Of each config: a call, and each stage of the busiest worker, in nanoseconds. Zeros: never measured. */
+/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). Zeros: never measured. */
 static const struct {
-    double call, stage;
+    double call, stage, sharer, saturated;
 } costs[] = {
-#define W4_COST(name, call, stage) [CONFIG_##name] = {call, stage},
+#define W4_COST(name, call, stage, sharer, saturated) [CONFIG_##name] = {call, stage, sharer, saturated},
 #include "backend/cuda/costs.def"
 #undef W4_COST
 };
@@ -162,10 +186,15 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     w4_packed_layout layout = problem_layout(problem);
     w4_schedule schedule = w4_cuda_shape_make(device, index, problem, problem->m).schedule;
     int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
-    int64_t stages = w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
-                     w4_ceil_divide((int64_t)schedule.split_tiles * schedule.stages, schedule.workers);
-    if (index >= sizeof costs / sizeof *costs || costs[index].stage == 0) return 1 + (double)stages;
-    double m = (double)problem->m, seconds = 1e-9 * (costs[index].call + (double)stages * costs[index].stage);
+    /* Of the busiest worker; workers that share a tile; the mean over all places for workers. */
+    double stages = (double)(w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
+                             w4_ceil_divide((int64_t)schedule.split_tiles * schedule.stages, schedule.workers));
+    double sharers = schedule.split_tiles ? (double)schedule.workers / schedule.split_tiles : 0;
+    if (index >= sizeof costs / sizeof *costs || costs[index].stage == 0) return 1 + stages;
+    double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
+    double mean = (double)tiles * schedule.stages / worker_slots(device, &w4_cuda_configs[index]);
+    double saturated = mean * costs[index].saturated, m = (double)problem->m;
+    double seconds = 1e-9 * (run > saturated ? run : saturated);
     double memory = ((double)layout.bytes + 2 * m * (double)(problem->k + problem->n)) / MEMORY_RATE;
     return seconds > memory ? seconds : memory;
 }

@@ -17,7 +17,7 @@ typedef struct w4_cuda_config {
     const char *kernel; /* name of the cubin */
     int32_t warpgroups, cluster, pingpong, resident;
     bool float_zeros; /* takes floating zero points */
-    bool any_group; /* gemm_any_group.cu; `stages` is its, the others' is what fits */
+    bool any_group;   /* gemm_any_group.cu; `stages` is its, the others' is what fits */
     bool stream_k;
     int32_t stages;
     size_t slot; /* of the kernel in w4_cuda_kernels */

@@ -18,8 +18,8 @@ enum {
 /** Bytes from row to row that a tensor map can hold: below 2^40. */
 static const int64_t MAP_LARGEST_STRIDE = (INT64_C(1) << 40) - MAP_ALIGNMENT;
 
-/** Of the workspace, what the copy of A takes: whether a call needs the copy is known when its pointer and stride are, and
- * a plan must serve them all, so that the room is always asked for. */
+/** Of the workspace, what the copy of A takes: whether a call needs the copy is known when its pointer and stride are,
+ * and a plan must serve them all, so that the room is always asked for. */
 static size_t gather_bytes(const w4_problem *problem) {
     uint64_t bytes = (uint64_t)problem->m * (uint64_t)w4_round_up(problem->k, GATHER_COLUMNS) * 2;
     return (size_t)w4_round_up((int64_t)bytes, W4_WORKSPACE_ALIGNMENT);

@@ -81,8 +81,8 @@ static w4a16_status get(const w4_device *device, const char *cubin, const char *
 
 w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, const w4_problem *problem,
                                  CUfunction *function) {
-    static const char *const suffixes[] = {"fp16",          "bf16", "fp16_integer_zeros", "bf16_integer_zeros", "fp16_float_zeros",
-                                           "bf16_float_zeros"};
+    static const char *const suffixes[] = {
+        "fp16", "bf16", "fp16_integer_zeros", "bf16_integer_zeros", "fp16_float_zeros", "bf16_float_zeros"};
     const w4_cuda_config *entry = &w4_cuda_configs[config];
     int variant = (problem->a_dtype == W4A16_BF16) + 2 * (int)problem->zero_kind;
     w4_cuda_kernel *kernel = &device->kernels->gemm[entry->slot][variant];
