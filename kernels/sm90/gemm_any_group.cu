@@ -217,6 +217,7 @@ template <class Codes> struct Consumer {
     }
 
     __device__ __forceinline__ void release(int stage) {
+        __syncwarp(); /* the lane that arrives speaks for what all lanes have read */
         if (thread % 32 == 0) barrier_arrive(shared.empty(stage));
     }
 

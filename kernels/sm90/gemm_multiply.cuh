@@ -79,6 +79,7 @@ template <class Codes> struct Consumer {
 
     /** A warp of this CTA is done with a stage; the loaders of all CTAs that write into it want to know. */
     __device__ __forceinline__ void release(int stage) const {
+        __syncwarp(); /* the lane that arrives speaks for what all lanes have read */
         if (CLUSTER > 1) {
             if (thread % 32 < CLUSTER) barrier_arrive_cluster(shared.empty(stage), thread % 32);
         } else if (thread % 32 == 0) {
