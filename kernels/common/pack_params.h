@@ -36,7 +36,7 @@ W4_SHARED_FUNCTION w4_pack_chunk w4_pack_chunk_at(const w4_pack_params *params, 
     int64_t end = zeros + layout->lines * W4_BLOCK_ROWS * layout->zero_size;
     int64_t last_column = (number + 1) * W4_CHUNK_COLUMNS < params->k ? (number + 1) * W4_CHUNK_COLUMNS : params->k;
     w4_pack_chunk chunk;
-    chunk.packed = params->packed + start / 4;
+    chunk.packed = params->packed ? params->packed + start / 4 : 0; /* none where only the places are asked for */
     chunk.first_row = strip * W4_BLOCK_ROWS;
     chunk.first_column = number * W4_CHUNK_COLUMNS;
     chunk.first_group = w4_packed_first_group(params->group_size, number);
