@@ -263,8 +263,6 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t low) {
 #define W4_SUMS_TO_15 W4_SUMS_0 ", " W4_SUMS_1
 #define W4_SUMS_TO_31 W4_SUMS_TO_15 ", " W4_SUMS_2 ", " W4_SUMS_3
 #define W4_SUMS_TO_63 W4_SUMS_TO_31 ", " W4_SUMS_4 ", " W4_SUMS_5 ", " W4_SUMS_6 ", " W4_SUMS_7
-#define W4_SUMS_TO_47 W4_SUMS_TO_31 ", " W4_SUMS_4 ", " W4_SUMS_5
-#define W4_SUMS_TO_79 W4_SUMS_TO_63 ", " W4_SUMS_8 ", " W4_SUMS_9
 #define W4_SUMS_TO_95 W4_SUMS_TO_63 ", " W4_SUMS_8 ", " W4_SUMS_9 ", " W4_SUMS_10 ", " W4_SUMS_11
 #define W4_SUMS_TO_127 W4_SUMS_TO_95 ", " W4_SUMS_12 ", " W4_SUMS_13 ", " W4_SUMS_14 ", " W4_SUMS_15
 
@@ -285,13 +283,10 @@ template <int N, bool BF16> struct wgmma;
     };
 #define W4_WGMMA_BOTH(n, ...) W4_WGMMA(n, false, "f16", __VA_ARGS__) W4_WGMMA(n, true, "bf16", __VA_ARGS__)
 
-W4_WGMMA_BOTH(8, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", "%8", "%9", W4_BIND_4(0))
 W4_WGMMA_BOTH(16, W4_SUMS_0, "%8", "%9", "%10", "%11", "%12", "%13", W4_BIND_8(0))
 W4_WGMMA_BOTH(32, W4_SUMS_TO_15, "%16", "%17", "%18", "%19", "%20", "%21", W4_BIND_16(0))
 W4_WGMMA_BOTH(64, W4_SUMS_TO_31, "%32", "%33", "%34", "%35", "%36", "%37", W4_BIND_32(0))
-W4_WGMMA_BOTH(96, W4_SUMS_TO_47, "%48", "%49", "%50", "%51", "%52", "%53", W4_BIND_32(0), W4_BIND_16(32))
 W4_WGMMA_BOTH(128, W4_SUMS_TO_63, "%64", "%65", "%66", "%67", "%68", "%69", W4_BIND_64(0))
-W4_WGMMA_BOTH(160, W4_SUMS_TO_79, "%80", "%81", "%82", "%83", "%84", "%85", W4_BIND_64(0), W4_BIND_16(64))
 W4_WGMMA_BOTH(192, W4_SUMS_TO_95, "%96", "%97", "%98", "%99", "%100", "%101", W4_BIND_64(0), W4_BIND_32(64))
 W4_WGMMA_BOTH(256, W4_SUMS_TO_127, "%128", "%129", "%130", "%131", "%132", "%133", W4_BIND_64(0), W4_BIND_64(64))
 

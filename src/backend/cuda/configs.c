@@ -64,6 +64,11 @@ static w4_packed_layout problem_layout(const w4_problem *problem) {
  * 132 tiles come from four times as many out features as tokens, as a weight has a quarter of an activation's bytes. */
 static const int64_t BAND_TOKENS = 1024;
 
+/** How many workers run at the same time. */
+static int32_t worker_slots(const w4_device *device, const w4_cuda_config *config) {
+    return (int32_t)w4_maximum(device->processors * config->resident / config->cluster, 1);
+}
+
 static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, const w4_problem *problem, int64_t m) {
     const w4_config *tile = &config->public;
     w4_schedule schedule = {
@@ -85,11 +90,6 @@ static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, co
         schedule.split_tiles = 0;
     }
     return schedule;
-}
-
-/** How many workers run at the same time. */
-static int32_t worker_slots(const w4_device *device, const w4_cuda_config *config) {
-    return (int32_t)w4_maximum(device->processors * config->resident / config->cluster, 1);
 }
 
 w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4_problem *problem, int64_t m) {
@@ -184,7 +184,9 @@ static const double MEMORY_RATE = 4.4e12; /* bytes a second: what reading cold m
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
     w4_packed_layout layout = problem_layout(problem);
-    w4_schedule schedule = w4_cuda_shape_make(device, index, problem, problem->m).schedule;
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    int32_t slots = worker_slots(device, config);
+    w4_schedule schedule = make_schedule(config, slots, problem, problem->m);
     int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
     /* Of the busiest worker; workers that share a tile; the mean over all places for workers. */
     double stages = (double)(w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
@@ -192,7 +194,7 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     double sharers = schedule.split_tiles ? (double)schedule.workers / schedule.split_tiles : 0;
     if (index >= sizeof costs / sizeof *costs || costs[index].stage == 0) return 1 + stages;
     double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
-    double mean = (double)tiles * schedule.stages / worker_slots(device, &w4_cuda_configs[index]);
+    double mean = (double)tiles * schedule.stages / slots;
     double saturated = mean * costs[index].saturated, m = (double)problem->m;
     double seconds = 1e-9 * (run > saturated ? run : saturated);
     double memory = ((double)layout.bytes + 2 * m * (double)(problem->k + problem->n)) / MEMORY_RATE;
