@@ -51,6 +51,9 @@ constexpr bool ORDERED =
     WARPGROUPS == 2 &&
     (PINGPONG || TILE_M >= 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
 static_assert(ORDERED || !PINGPONG, "turns are made for two");
+constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
+static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGPONG), "a slot has a chunk's lines");
+constexpr bool SPLITTABLE = CLUSTER == 1 && !PINGPONG; /* over k, among a cluster's CTAs */
 constexpr int ORDER_BARRIER = 8; /* and the next: named barriers */
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
@@ -116,6 +119,8 @@ struct Tile {
 
 #include "gemm_multiply.cuh"
 
+#include "gemm_multiply_any.cuh"
+
 #include "gemm_store.cuh"
 
 template <class Codes>
@@ -131,18 +136,30 @@ __device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const
             consumer.at.skip(work.end - work.begin, params.ring);
             continue;
         }
-        consumer.multiply(work.begin, work.end);
-        consumer.scale_sums();
-        Share share(params, worker, rank, PINGPONG ? 0 : warpgroup);
-        if (work.begin > 0) {
-            share.give(consumer.sums);
-            continue;
+        if constexpr (ANY_GROUP) {
+            AnyGroup<Codes>(consumer).multiply(work.begin, work.end);
+        } else {
+            consumer.multiply(work.begin, work.end);
+            consumer.scale_sums();
         }
-        if (work.end < params.schedule.stages) share.collect(work.tile, consumer.sums);
+        const Split split(params, shared, worker % max(params.schedule.split, 1));
+        if (SPLITTABLE && params.schedule.split) {
+            split.give(consumer.sums);
+            cluster_sync();
+            split.collect(consumer.sums);
+        } else {
+            Share share(params, worker, rank, PINGPONG ? 0 : warpgroup);
+            if (work.begin > 0) {
+                share.give(consumer.sums);
+                continue;
+            }
+            if (work.end < params.schedule.stages) share.collect(work.tile, consumer.sums);
+        }
         Tile tile(params.schedule, work.tile, rank);
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++)
-            store_strip(params, shared, tile.m, tile.strip + first_slot + strip, consumer.sums[strip]);
+            if (!SPLITTABLE || !params.schedule.split || split.mine(strip))
+                store_strip(params, shared, tile.m, tile.strip + first_slot + strip, consumer.sums[strip]);
     }
 }
 
@@ -170,12 +187,14 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
             load_activations(a, params, shared, worker, rank);
         else if (threadIdx.x < 64)
             load_weights(params, shared, worker, rank);
+        __syncwarp();
+        if (SPLITTABLE && params.schedule.split) cluster_sync(); /* the sums are there */
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         grid_dependency_wait();
         consume<Dequantizer<BF16, ZERO>>(params, shared, worker, rank);
     }
-    if (CLUSTER > 1) cluster_sync(); /* nobody leaves while the other may still write into its shared memory */
+    if (CLUSTER > 1 || params.schedule.split) cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
 }
 
 } // namespace

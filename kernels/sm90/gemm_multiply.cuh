@@ -36,7 +36,7 @@ template <class Codes> struct Consumer {
     Position at;
     float sums[STRIPS][SUMS];
     float scale[STRIPS][2];
-    Codes codes[STRIPS];
+    Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
     uint32_t fragment[2][4][4];
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group */

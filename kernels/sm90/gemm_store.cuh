@@ -60,6 +60,71 @@ struct Share {
     }
 };
 
+/** A tile whose stages a cluster's CTAs have shared out: each leaves its sums in its shared memory, where the ring was,
+ * and finishes some of the tile's slices, the 16 out features of one warp: its own sums and then the others' by rank.
+ * Returns whether strip `strip` of this warp is this CTA's to store. All threads of the cluster pass `cluster_sync`
+ * between the two. */
+struct Split {
+    static constexpr int FOURS = SUMS / 4, SLICES = 4 * SHARERS * STRIPS;
+    const w4_sm90_gemm_params &params;
+    uint32_t room; /* this lane's part of the first slice */
+    int rank;
+    __device__ Split(const w4_sm90_gemm_params &params_, const Shared &shared, int rank_)
+        : params(params_), room(shared.activations(0) + threadIdx.x % 32 * 16), rank(rank_) {}
+
+    __device__ int slice(int strip) const {
+        return ((threadIdx.x / 128 - 1) * STRIPS + strip) * 4 + threadIdx.x % 128 / 32;
+    }
+    __device__ bool mine(int strip) const { return slice(strip) * params.schedule.split / SLICES == rank; }
+    __device__ uint32_t place(int strip, int four) const { return room + (slice(strip) * FOURS + four) * 512; }
+
+    __device__ __forceinline__ void give(const float (&sums)[STRIPS][SUMS]) const {
+        named_sync<128 * WARPGROUPS>(ORDER_BARRIER + 2); /* nobody reads the ring any more */
+#pragma unroll
+        for (int strip = 0; strip < STRIPS; strip++) {
+            if (mine(strip)) continue;
+#pragma unroll
+            for (int i = 0; i < FOURS; i++) {
+                const float *four = &sums[strip][i * 4];
+                shared_store128(place(strip, i), make_float4(four[0], four[1], four[2], four[3]));
+            }
+        }
+    }
+
+    __device__ __forceinline__ void collect(float (&sums)[STRIPS][SUMS]) const {
+        /* So many loads on their way at once as registers are free. */
+        constexpr int BATCH = FOURS < 8 ? FOURS : 8, AT_ONCE = 16 / BATCH;
+        const int others = params.schedule.split - 1;
+#pragma unroll
+        for (int strip = 0; strip < STRIPS; strip++) {
+            if (!mine(strip)) continue;
+            for (int first = 0; first < others; first += AT_ONCE) {
+#pragma unroll
+                for (int batch = 0; batch < FOURS; batch += BATCH) {
+                    float4 parts[AT_ONCE][BATCH];
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE * BATCH; i++) {
+                        const int other = min(first + i / BATCH, others - 1);
+                        parts[i / BATCH][i % BATCH] =
+                            cluster_load(place(strip, batch + i % BATCH), other + (other >= rank));
+                    }
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE * BATCH; i++) {
+                        if (first + i / BATCH >= others) break;
+                        const float4 part = parts[i / BATCH][i % BATCH];
+                        float *four = &sums[strip][(batch + i % BATCH) * 4];
+                        four[0] += part.x;
+                        four[1] += part.y;
+                        four[2] += part.z;
+                        four[3] += part.w;
+                    }
+                    settle(sums[strip]);
+                }
+            }
+        }
+    }
+};
+
 __device__ __forceinline__ uint32_t pack_results(float first, float second, bool bf16) {
     return bf16 ? bits_of(__floats2bfloat162_rn(first, second)) : bits_of(__floats2half2_rn(first, second));
 }

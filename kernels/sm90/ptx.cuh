@@ -59,6 +59,25 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+/** What stands at this CTA's `address` in the shared memory of the CTA `rank` of the cluster. */
+__device__ __forceinline__ float4 cluster_load(uint32_t address, uint32_t rank) {
+    float4 value;
+    asm volatile("{\n\t"
+                 ".reg .b32 remote;\n\t"
+                 "mapa.shared::cluster.u32 remote, %4, %5;\n\t"
+                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n\t"
+                 "}"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+                 : "r"(address), "r"(rank)
+                 : "memory");
+    return value;
+}
+
+/** Wait for `threads` threads at a named barrier; `barrier` is not 0. */
+template <int THREADS_> __device__ __forceinline__ void named_sync(int barrier) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS_) : "memory");
+}
+
 /** Wait for the 128 threads of a warpgroup; `barrier` is a number of its own, not 0. */
 __device__ __forceinline__ void warpgroup_sync(int barrier) {
     asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");
@@ -121,6 +140,12 @@ __device__ __forceinline__ uint32_t shared_load8(uint32_t address) {
     return value;
 }
 
+__device__ __forceinline__ void shared_store128(uint32_t address, float4 value) {
+    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y), "f"(value.z),
+                 "f"(value.w)
+                 : "memory");
+}
+
 /** Store four (two) 8 x 8 matrices of 16-bit values, transposed: lane 8i + j gives the address of row j of matrix i, 16
  * bytes; a lane's register i holds its two values of matrix i in row lane/4, columns 2 * (lane%4) and the next. */
 __device__ __forceinline__ void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
@@ -134,7 +159,47 @@ __device__ __forceinline__ void store_matrices_transposed_2(uint32_t address, co
                  : "memory");
 }
 
+/** Load four 8 x 8 matrices of 16-bit values: lane 8i + j gives the address of row j of matrix i; register i of a lane
+ * holds two values of matrix i, row lane/4, columns 2 * (lane%4) and the next. */
+__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t (&matrices)[4]) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+/** d[16, 8] += a[16, 16] * b[16, 8]. */
+template <bool BF16>
+__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    if (BF16)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    else
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /* ---- Copies into shared memory ------------------------------------------------------------------------------- */
+
+/** This thread's asynchronous copy of 16 bytes. */
+__device__ __forceinline__ void copy_async(uint32_t target, const void *source) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+}
+/** The same, but bytes from `valid` on are zeros. */
+__device__ __forceinline__ void copy_async_part(uint32_t target, const void *source, int valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(valid) : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/** Wait until at most PENDING committed groups of this thread are on their way. */
+template <int PENDING> __device__ __forceinline__ void copy_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 
 /** A contiguous run of `bytes` (a multiple of 16, both ends 16-byte aligned); completes on `barrier`. */
 __device__ __forceinline__ void copy_bulk(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier) {
