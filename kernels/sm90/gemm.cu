@@ -26,10 +26,13 @@
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. */
+#include "common_gpu/weights.cuh"
 #include "gemm_params.h"
 #include "ptx.cuh"
 #include "shape.h"
-#include "weights.cuh"
+
+/* After ptx.cuh, which it needs. */
+#include "common_gpu/store.cuh"
 
 namespace {
 
@@ -116,8 +119,6 @@ struct Tile {
 
 #include "gemm_multiply.cuh"
 
-#include "gemm_store.cuh"
-
 template <class Codes>
 __device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const Shared &shared, int worker, int rank) {
     int warpgroup = threadIdx.x / 128 - 1;
@@ -133,16 +134,19 @@ __device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const
         }
         consumer.multiply(work.begin, work.end);
         consumer.scale_sums();
-        Share share(params, worker, rank, PINGPONG ? 0 : warpgroup);
+        Share<w4_sm90_gemm_params, 128, CLUSTER * SHARERS> share(
+            params, worker, rank * SHARERS + (PINGPONG ? 0 : warpgroup), 2 + warpgroup);
         if (work.begin > 0) {
             share.give(consumer.sums);
             continue;
         }
-        if (work.end < params.schedule.stages) share.collect(work.tile, consumer.sums);
+        if (work.end < params.schedule.stages) share.collect<STRIPS * SUMS / 4>(work.tile, consumer.sums);
         Tile tile(params.schedule, work.tile, rank);
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++)
-            store_strip(params, shared, tile.m, tile.strip + first_slot + strip, consumer.sums[strip]);
+            store_rows(params, shared.staging(threadIdx.x / 32 - 4), tile.m,
+                       (tile.strip + first_slot + strip) * W4_BLOCK_ROWS + threadIdx.x % 128 / 32 * 16,
+                       consumer.sums[strip]);
     }
 }
 
@@ -186,4 +190,4 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
         const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_sm90_gemm_params params) {                   \
         gemm<is_bf16, zero>(&a, params);                                                                               \
     }
-#include "entries.cuh"
+#include "common_gpu/entries.cuh"

@@ -19,10 +19,10 @@
  * Arithmetic: codes become q - z, exact integers in fp16 or bf16; wgmma sums a group's products in fp32; at the end of
  * the group its sum times the group's scale is added to the tile's sum in fp32. Weights are thus never rounded (with
  * float zero points q - z is rounded to fp16). One order over k for every config. */
+#include "common_gpu/weights.cuh"
 #include "params.h"
 #include "ptx.cuh"
 #include "shape.h"
-#include "weights.cuh"
 
 namespace {
 
@@ -397,4 +397,4 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_gemm_params 
         const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_gemm_params params) {                        \
         gemm<is_bf16, zero>(&a, params);                                                                               \
     }
-#include "entries.cuh"
+#include "common_gpu/entries.cuh"

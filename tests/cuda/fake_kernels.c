@@ -25,6 +25,24 @@ static double read_weight(const w4_gemm_params *params, int64_t n, int64_t k) {
     return ((place.high ? byte >> 4 : byte & 15) - read_zero(params, zeros, index)) * scale;
 }
 
+int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigned threads, unsigned shared_bytes) {
+    const w4_gemm_params *gemm = &params->gemm;
+    const w4_schedule *schedule = &params->schedule;
+    int64_t g = gemm->group_size, k = gemm->k;
+    if ((uintptr_t)params->a % 16 || params->lda % 8 || params->lda < k) return 0;
+    if (params->ring < 2 || params->ring > W4_SM80_MOST_STAGES || params->stage_bytes % W4_SM80_ALIGNMENT) return 0;
+    if ((int64_t)params->ring * params->stage_bytes + W4_SM80_FIXED_BYTES > (int64_t)shared_bytes) return 0;
+    if (grid != (unsigned)schedule->workers || threads % 32 || !schedule->stages) return 0;
+    if (schedule->split_tiles && (!params->partials || !params->flags || !params->ticket)) return 0;
+    if (params->store_whole && ((uintptr_t)gemm->c % 16 || gemm->ldc % 8)) return 0;
+    /* The group of each 32 columns, as the kernel finds it; where one ends within 64, the kernel must know. */
+    for (int64_t span = 0; span * 32 < k; span++) {
+        if (w4_sm80_group(params->divider, (int32_t)span) != (g >= k ? 0 : span * 32 / g)) return 0;
+        if (span % 2 && !params->halves && (span * 32) / g != (span - 1) * 32 / g) return 0;
+    }
+    return 1;
+}
+
 void fake_gemm(const w4_gemm_params *params, const fake_map *map) {
     double *w = malloc((size_t)params->k * sizeof *w);
     if (!w || map->k != (uint64_t)params->k || map->m != (uint64_t)params->m) abort();

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Who computes what: every stage of every tile once, and what a tile's finisher and its helpers rely on. */
-#include "sm90/schedule.h"
+#include "schedule.h"
 
 #include "api/number_oracle.h"
 
