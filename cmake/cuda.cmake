@@ -90,8 +90,10 @@ foreach(line IN LISTS lines)
   elseif(kind STREQUAL "W4_SM80_KERNEL")
     list(GET fields 5 warps)
     list(GET fields 6 resident)
-    w4a16_kernel(${name} sm80/gemm.cu ${everywhere} FLAGS ${flags_of_config} -DW4_WARPS=${warps}
-      -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
+    list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
+    w4a16_kernel(${name} sm80/gemm.cu ${everywhere} FLAGS ${flags_of_config})
+    list(APPEND W4A16_SM80_KERNELS ${name}) # the tests compile them, too
+    set(W4A16_SM80_FLAGS_${name} ${flags_of_config})
   else()
     message(FATAL_ERROR "${definitions}: cannot read: ${line}")
   endif()

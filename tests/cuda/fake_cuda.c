@@ -38,6 +38,8 @@ typedef struct record {
     CUfunction function;
     fake_map map;
     w4_gemm_params gemm;
+    w4_sm80_gemm_params sm80;
+    unsigned grid, threads;
     w4_gather_params gather;
     w4_pack_params pack;
 } record;
@@ -340,6 +342,12 @@ static int is_sm80(const char *name) {
 
 static void execute(const record *launch) {
     const char *name = launch->function->name;
+#ifdef W4A16_EMULATE
+    if (is_gemm(name) && is_sm80(name)) {
+        fake_emulate(name, launch->grid, launch->threads, &launch->sm80);
+        return;
+    }
+#endif
     if (is_gemm(name))
         fake_gemm(&launch->gemm, &launch->map);
     else if (strcmp(name, "w4_gather") == 0)
@@ -357,14 +365,13 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     if (!function || !grid_x || grid_y != 1 || grid_z != 1 || !block_x || block_x > 1024 || block_y != 1 ||
         block_z != 1 || (int)shared_bytes > function->shared_bytes || extra)
         return CUDA_ERROR_INVALID_VALUE;
-    record launch = {.function = function};
+    record launch = {.function = function, .grid = grid_x, .threads = block_x};
     if (is_gemm(function->name) && is_sm80(function->name)) {
-        w4_sm80_gemm_params params;
-        memcpy(&params, arguments[0], sizeof params);
-        if (!fake_sm80_is_sound(&params, grid_x, block_x, shared_bytes)) return CUDA_ERROR_INVALID_VALUE;
-        launch.gemm = params.gemm;
-        launch.map = (fake_map){params.a, (uint64_t)params.gemm.k, (uint64_t)params.gemm.m, (uint64_t)params.lda * 2,
-                                strstr(function->name, "_bf16") != NULL};
+        memcpy(&launch.sm80, arguments[0], sizeof launch.sm80);
+        if (!fake_sm80_is_sound(&launch.sm80, grid_x, block_x, shared_bytes)) return CUDA_ERROR_INVALID_VALUE;
+        launch.gemm = launch.sm80.gemm;
+        launch.map = (fake_map){launch.sm80.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
+                                (uint64_t)launch.sm80.lda * 2, strstr(function->name, "_bf16") != NULL};
     } else if (is_gemm(function->name)) {
         memcpy(&launch.map, arguments[0], sizeof launch.map);
         memcpy(&launch.gemm, arguments[1], sizeof launch.gemm);

@@ -4,6 +4,7 @@
 
 #include "core/half.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 static double read_zero(const w4_gemm_params *params, const uint8_t *zeros, int64_t index) {
@@ -42,6 +43,23 @@ int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigne
     }
     return 1;
 }
+
+#ifdef W4A16_EMULATE
+#define W4_SM80_KERNEL(name, ...)                                                                                      \
+    int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late,                               \
+                          const w4_sm80_gemm_params *params);
+#include "sm80/kernels.def"
+#undef W4_SM80_KERNEL
+
+void fake_emulate(const char *entry, unsigned grid, unsigned threads, const w4_sm80_gemm_params *params) {
+    static atomic_uint launches;
+    int late = (int)(launches++ % 2);
+#define W4_SM80_KERNEL(name, ...)                                                                                      \
+    if (w4_emulate_##name(entry, grid, threads, late, params)) return;
+#include "sm80/kernels.def"
+    abort();
+}
+#endif
 
 void fake_gemm(const w4_gemm_params *params, const fake_map *map) {
     double *w = malloc((size_t)params->k * sizeof *w);
