@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Runs the source of an sm80 kernel on the CPU: each thread of a CTA is a fiber, and what the lanes of a warp or the
- * threads of a CTA do together (mma, ldmatrix, barriers) is a meeting point. This file stands in for the kernels' ptx.cuh
- * and for what nvcc knows by itself. Copies into shared memory are made when they are started, or as late as the kernel
- * allows, when it waits for them: with both, a stage that is read too early or overwritten too early shows. */
+ * threads of a CTA do together (mma, ldmatrix, barriers) is a meeting point. This file stands in for the kernels'
+ * ptx.cuh and for what nvcc knows by itself. Copies into shared memory are made when they are started, or as late as
+ * the kernel allows, when it waits for them: with both, a stage that is read too early or overwritten too early shows.
+ */
 #ifndef W4A16_TESTS_EMULATE_H
 #define W4A16_TESTS_EMULATE_H
 
@@ -231,7 +232,8 @@ template <bool BF16, bool ADD> inline void mma(float *d, const uint32_t (&a)[4],
             for (int lane = 0; lane < 32; lane++) {
                 const mma_lane *it = (const mma_lane *)brought[lane];
                 for (int i = 0; i < 8; i++)
-                    left[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] = number<BF16>(it->a[i / 2], i % 2);
+                    left[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] =
+                        number<BF16>(it->a[i / 2], i % 2);
                 for (int i = 0; i < 4; i++)
                     right[lane % 4 * 2 + i % 2 + i / 2 * 8][lane / 4] = number<BF16>(it->b[i / 2], i % 2);
             }

@@ -46,7 +46,7 @@ int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigne
 
 #ifdef W4A16_EMULATE
 #define W4_SM80_KERNEL(name, ...)                                                                                      \
-    int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late,                               \
+    int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late,                                \
                           const w4_sm80_gemm_params *params);
 #include "sm80/kernels.def"
 #undef W4_SM80_KERNEL
