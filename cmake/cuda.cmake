@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The GPU kernels: found compiler -> cubins -> one C file that holds them all. Sets W4A16_CUDA (ON or OFF), and with it
-# W4A16_CUDA_INCLUDE (cuda.h), W4A16_CUDA_EMBEDDED (the C file) and W4A16_CUDA_CUBINS (what it embeds). Nothing of CUDA is linked.
+# The GPU kernels: found compiler -> images -> one C file that holds them all. Sets W4A16_CUDA (ON or OFF), and with it
+# W4A16_CUDA_INCLUDE (cuda.h), W4A16_CUDA_EMBEDDED (the C file) and W4A16_CUDA_IMAGES (what it embeds). Nothing of CUDA is linked.
 find_program(W4A16_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin
   DOC "CUDA compiler; without one the library is CPU-only")
 set(W4A16_CUDA_INCLUDE W4A16_CUDA_INCLUDE-NOTFOUND)
@@ -22,36 +22,58 @@ if(NOT W4A16_CUDA)
   return()
 endif()
 
+option(W4A16_RACECHECK "Build the sm90 kernels so that compute-sanitizer's racecheck can follow them; slower" OFF)
+set(racecheck)
+if(W4A16_RACECHECK)
+  set(racecheck -DW4_EVERY_LANE_ARRIVES)
+endif()
+
 set(kernels ${PROJECT_SOURCE_DIR}/kernels)
-set(cubin_dir ${PROJECT_BINARY_DIR}/cubins)
-file(MAKE_DIRECTORY ${cubin_dir})
-set(cubins)
+set(image_dir ${PROJECT_BINARY_DIR}/images)
+file(MAKE_DIRECTORY ${image_dir})
+set(images)
 set(embedded "/* Made by cmake/cuda.cmake. */\n#include \"backend/cuda/device.h\"\n\n")
 set(table)
 
-# w4a16_cubin(NAME SOURCE ARCHITECTURE [FLAG...]): compile SOURCE to cubins/NAME.cubin, embed it as NAME.
-macro(w4a16_cubin name source architecture)
-  set(cubin ${cubin_dir}/${name}.cubin)
-  set(flags -gencode arch=compute_${architecture},code=sm_${architecture} -O3 -std=c++17 --ptxas-options=-v
-    -I${kernels}/common -I${kernels} ${ARGN})
-  add_custom_command(OUTPUT ${cubin}
-    COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DSOURCE=${kernels}/${source} -DCUBIN=${cubin}
-      -DLOG=${cubin_dir}/${name}.log -DDEPFILE=${cubin_dir}/${name}.d "-DFLAGS=${flags}"
-      -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
-    DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
-    DEPFILE ${cubin_dir}/${name}.d
-    COMMENT "Compiling kernel ${name}" VERBATIM)
-  list(APPEND cubins ${cubin})
-  string(APPEND embedded
-    "__asm__(\".pushsection .rodata\\n.balign 64\\n.hidden w4_cubin_${name}\\n.globl w4_cubin_${name}\\n\"\n"
-    "        \"w4_cubin_${name}:\\n.incbin \\\"${cubin}\\\"\\n.popsection\\n\");\n"
-    "extern const char w4_cubin_${name}[];\n")
-  string(APPEND table "    {\"${name}\", w4_cubin_${name}},\n")
-endmacro()
+# w4a16_kernel(NAME SOURCE CODE... [FLAGS FLAG...]): compile SOURCE for each CODE (sm_80, ..., or compute_80: PTX) to
+# images/NAME.CODE.fatbin, and embed it as NAME for CODE.
+function(w4a16_kernel name source)
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "FLAGS")
+  foreach(code IN LISTS arg_UNPARSED_ARGUMENTS)
+    string(REGEX REPLACE "^sm_" "compute_" virtual ${code})
+    set(image ${image_dir}/${name}.${code}.fatbin)
+    set(flags -gencode arch=${virtual},code=${code} -O3 -std=c++17 --ptxas-options=-v
+      -I${kernels}/common -I${kernels} ${arg_FLAGS})
+    add_custom_command(OUTPUT ${image}
+      COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DSOURCE=${kernels}/${source} -DIMAGE=${image}
+        -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${image}.d "-DFLAGS=${flags}"
+        -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
+      DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
+      DEPFILE ${image}.d
+      COMMENT "Compiling kernel ${name} for ${code}" VERBATIM)
+    list(APPEND images ${image})
+    set(symbol w4_image_${name}_${code})
+    string(APPEND embedded
+      "__asm__(\".pushsection .rodata\\n.balign 64\\n.hidden ${symbol}\\n.globl ${symbol}\\n\"\n"
+      "        \"${symbol}:\\n.incbin \\\"${image}\\\"\\n.popsection\\n\");\n"
+      "extern const char ${symbol}[];\n")
+    string(APPEND table "    {\"${name}\", \"${code}\", ${symbol}},\n")
+  endforeach()
+  set(images ${images} PARENT_SCOPE)
+  set(embedded ${embedded} PARENT_SCOPE)
+  set(table ${table} PARENT_SCOPE)
+endfunction()
 
-set(definitions ${kernels}/sm90/kernels.def)
+# What kernels that run on every GPU are compiled for; src/backend/cuda/architecture.c says which GPU takes which.
+set(everywhere sm_80 sm_86 sm_89 sm_90 compute_80)
+
+set(definitions ${kernels}/sm90/kernels.def ${kernels}/sm80/kernels.def)
 set_property(DIRECTORY ${PROJECT_SOURCE_DIR} APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${definitions})
-file(STRINGS ${definitions} lines REGEX "^W4_SM90_[A-Z_]+\\(")
+set(lines)
+foreach(definition IN LISTS definitions)
+  file(STRINGS ${definition} more REGEX "^W4_SM[89]0_[A-Z_]+\\(")
+  list(APPEND lines ${more})
+endforeach()
 foreach(line IN LISTS lines)
   string(REGEX REPLACE "[(), ]+" ";" fields "${line}")
   list(GET fields 0 kind)
@@ -60,27 +82,43 @@ foreach(line IN LISTS lines)
   list(GET fields 3 tile_m)
   list(GET fields 4 tile_k)
   set(flags_of_config -DW4_CONFIG_NAME=${name} -DW4_TILE_N=${tile_n} -DW4_TILE_M=${tile_m} -DW4_TILE_K=${tile_k})
-  if(kind STREQUAL "W4_SM90_KERNEL")
+  if(kind MATCHES "^W4_SM90_(KERNEL|ANY_GROUP)$")
+    set(any_group 0)
+    if(kind STREQUAL "W4_SM90_ANY_GROUP")
+      set(any_group 1)
+    endif()
     list(GET fields 5 warpgroups)
     list(GET fields 6 cluster)
     list(GET fields 7 pingpong)
     list(GET fields 8 resident)
     list(GET fields 9 float_zeros)
-    w4a16_cubin(${name} sm90/gemm.cu 90a ${flags_of_config} -DW4_WARPGROUPS=${warpgroups} -DW4_CLUSTER=${cluster}
-      -DW4_PINGPONG=${pingpong} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=${float_zeros})
-  elseif(kind STREQUAL "W4_SM90_ANY_GROUP")
+    list(GET fields 10 split)
+    w4a16_kernel(${name} sm90/gemm.cu sm_90a FLAGS ${flags_of_config} -DW4_WARPGROUPS=${warpgroups} -DW4_CLUSTER=${cluster}
+      -DW4_PINGPONG=${pingpong} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group}
+      -DW4_SPLIT=${split} ${racecheck})
+  elseif(kind STREQUAL "W4_SM80_KERNEL")
+    list(GET fields 5 warps)
+    list(GET fields 6 resident)
+    list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
+    w4a16_kernel(${name} sm80/gemm.cu ${everywhere} FLAGS ${flags_of_config})
+    list(APPEND W4A16_SM80_KERNELS ${name}) # the tests compile them, too
+    set(W4A16_SM80_FLAGS_${name} ${flags_of_config})
+  elseif(kind STREQUAL "W4_SM80_DECODE")
+    list(GET fields 4 warps)
     list(GET fields 5 stages)
-    w4a16_cubin(${name} sm90/gemm_any_group.cu 90a ${flags_of_config} -DW4_STAGES=${stages} -DW4_FLOAT_ZEROS=1)
+    list(GET fields 6 resident)
+    w4a16_kernel(${name} sm80/decode.cu ${everywhere} FLAGS -DW4_CONFIG_NAME=${name} -DW4_TILE_N=${tile_n}
+      -DW4_TILE_M=${tile_m} -DW4_WARPS=${warps} -DW4_STAGES=${stages} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
   else()
     message(FATAL_ERROR "${definitions}: cannot read: ${line}")
   endif()
 endforeach()
-w4a16_cubin(gather common_gpu/gather.cu 90a)
-w4a16_cubin(pack common_gpu/pack.cu 90a)
-w4a16_cubin(ceilings common_gpu/ceilings.cu 90a)
+w4a16_kernel(gather common_gpu/gather.cu ${everywhere})
+w4a16_kernel(pack common_gpu/pack.cu ${everywhere})
+w4a16_kernel(ceilings common_gpu/ceilings.cu ${everywhere} sm_90a)
 
-set(W4A16_CUDA_EMBEDDED ${cubin_dir}/embedded.c)
-string(APPEND embedded "\nconst w4_cuda_cubin w4_cuda_cubins[] = {\n${table}    {0, 0},\n};\n")
+set(W4A16_CUDA_EMBEDDED ${image_dir}/embedded.c)
+string(APPEND embedded "\nconst w4_cuda_image w4_cuda_images[] = {\n${table}    {0, 0, 0},\n};\n")
 file(CONFIGURE OUTPUT ${W4A16_CUDA_EMBEDDED} CONTENT "${embedded}" @ONLY)
-set(W4A16_CUDA_CUBINS ${cubins})
-add_custom_target(w4a16_cubins DEPENDS ${cubins})
+set(W4A16_CUDA_IMAGES ${images})
+add_custom_target(w4a16_images DEPENDS ${images})

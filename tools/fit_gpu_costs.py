@@ -24,34 +24,46 @@ LEAST_RUN = 4  # as in src/backend/cuda/configs.c
 
 
 def read_kernels():
+    """What work_of needs of each config: its kind, tile and places for workers, and the kind's own number."""
     kernels = {}
     for line in (ROOT / "kernels/sm90/kernels.def").read_text().splitlines():
         fields = re.split(r"[(), ]+", line)
-        if fields[0] == "W4_SM90_KERNEL":
-            n, m, k, _, cluster, _, resident, _ = (int(field) for field in fields[2:10])
-            slots = PROCESSORS * resident // cluster
-            kernels[fields[1]] = (n * cluster, m, k, slots, False)
-            kernels[fields[1] + "_streamk"] = (n * cluster, m, k, slots, True)
-        elif fields[0] == "W4_SM90_ANY_GROUP":
-            n, m, k = (int(field) for field in fields[2:5])
-            kernels[fields[1]] = (n, m, k, PROCESSORS, False)
+        if fields[0] in ("W4_SM90_KERNEL", "W4_SM90_ANY_GROUP"):
+            n, m, k, _, cluster, _, resident, _, split = (int(field) for field in fields[2:11])
+            tile = n * cluster, m, k, PROCESSORS * resident // cluster
+            kernels[fields[1]] = "whole", *tile, 0
+            kernels[fields[1] + "_streamk"] = "streamk", *tile, 0
+            if split:
+                kernels[f"{fields[1]}_split{split}"] = "split", *tile, split
+    for line in (ROOT / "kernels/sm80/kernels.def").read_text().splitlines():
+        fields = re.split(r"[(), ]+", line)
+        if fields[0] == "W4_SM80_DECODE":
+            n, m, warps = (int(field) for field in fields[2:5])
+            kernels[fields[1]] = "decode", n, m, 128, PROCESSORS, warps
     return kernels
 
 
 def work_of(kernel, m, n, k):
     """Stages of the busiest worker, workers that share a tile, mean stages; as w4_cuda_config_cost counts them."""
-    tile_n, tile_m, tile_k, slots, stream_k = kernel
+    kind, tile_n, tile_m, tile_k, slots, number = kernel
     tiles = -(-m // tile_m) * -(-n // tile_n)
     stages = -(-k // tile_k)
+    mean = tiles * stages / slots
+    if kind == "decode":
+        slices = -(-n // 16)
+        passes = -(-(-(-slices // min(slices, slots))) // (tile_n // 16))
+        return passes * -(-stages // number), 0.0, mean
+    if kind == "split":
+        return -(-stages // number), float(number), mean
     split, workers = 0, min(tiles, slots)
-    if stream_k and tiles % slots:
+    if kind == "streamk" and tiles % slots:
         whole_waves = tiles // slots - 1
         split = tiles - whole_waves * slots if whole_waves > 0 else tiles
         workers = min(slots, max(split * stages // LEAST_RUN, 1))
         if workers <= tiles and workers < slots:
             split, workers = 0, min(tiles, slots)
     busiest = -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
-    return busiest, workers / split if split else 0.0, tiles * stages / slots
+    return busiest, workers / split if split else 0.0, mean
 
 
 def read_times(paths):

@@ -38,6 +38,7 @@ enum {
     W4_BLOCK_BYTES = 2048,
     W4_CHUNK_BLOCKS = 4,
     W4_CHUNK_COLUMNS = 256,
+    W4_PACKED_PADDING = 2048, /* bytes behind a packed matrix on a GPU that kernels may read, and make nothing of */
     W4_PADDING_CODE = 8
 };
 

@@ -21,6 +21,17 @@ extern "C" __global__ void __launch_bounds__(W4_READ_THREADS)
     if (sum == 0x9e3779b9) *sink = sum;
 }
 
+/** Two fp16 numbers of either sign between 1/4 and 1/2, all mantissa bits random: zeros would draw less power, and the
+ * clock would be higher than any real product lets it be. */
+static __device__ uint32_t random_pair(uint32_t seed) {
+    seed = (seed ^ seed >> 16) * 0x7feb352du;
+    seed = (seed ^ seed >> 15) * 0x846ca68bu;
+    seed ^= seed >> 16;
+    return (seed & 0x83ff83ffu) | 0x34003400u;
+}
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
 enum { TILE_WORDS = 128 * 16 / 2 /* B[128, 16] of fp16, two to a word */ };
 
 /** d += A * B: m64 n128 k16, A in registers as the kernels have their weights, B in shared memory. */
@@ -41,15 +52,6 @@ static __device__ __forceinline__ void multiply(float (&d)[64], const uint32_t (
                    "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
                    "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
-/** Two fp16 numbers of either sign between 1/4 and 1/2, all mantissa bits random: zeros would draw less power, and the
- * clock would be higher than any real product lets it be. */
-static __device__ uint32_t random_pair(uint32_t seed) {
-    seed = (seed ^ seed >> 16) * 0x7feb352du;
-    seed = (seed ^ seed >> 15) * 0x846ca68bu;
-    seed ^= seed >> 16;
-    return (seed & 0x83ff83ffu) | 0x34003400u;
 }
 
 /** `rounds` rounds of W4_MULTIPLY_ISSUED independent products on two sets of accumulators. */
@@ -78,3 +80,35 @@ extern "C" __global__ void __launch_bounds__(W4_MULTIPLY_THREADS, W4_MULTIPLY_BL
     for (int i = 0; i < 64; i++) sum += d[0][i] + d[1][i];
     if (sum == 12345.678f) *sink = sum;
 }
+
+#else
+
+/** d += A * B: m16 n128 k16, a warp's share of the same, A and B in registers. */
+static __device__ __forceinline__ void multiply(float (&d)[64], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#pragma unroll
+    for (int i = 0; i < 64; i += 4)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};"
+                     : "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/** `rounds` rounds of W4_MULTIPLY_ISSUED products on one set of accumulators: of the 16 instructions of a product none
+ * waits for another. */
+extern "C" __global__ void __launch_bounds__(W4_MULTIPLY_THREADS, W4_MULTIPLY_BLOCKS)
+    w4_multiply_loop(int32_t rounds, float *sink) {
+    float d[64];
+    uint32_t a[4], b[2];
+    for (int i = 0; i < 64; i++) d[i] = 0;
+    for (int i = 0; i < 4; i++) a[i] = random_pair(threadIdx.x * 4 + i + 0x10000);
+    for (int i = 0; i < 2; i++) b[i] = random_pair(threadIdx.x * 2 + i + 1);
+    for (int32_t round = 0; round < rounds; round++) {
+#pragma unroll
+        for (int i = 0; i < W4_MULTIPLY_ISSUED; i++) multiply(d, a, b);
+    }
+    float sum = 0;
+    for (int i = 0; i < 64; i++) sum += d[i];
+    if (sum == 12345.678f) *sink = sum;
+}
+
+#endif

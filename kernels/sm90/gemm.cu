@@ -26,10 +26,13 @@
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. */
+#include "common_gpu/weights.cuh"
 #include "gemm_params.h"
 #include "ptx.cuh"
 #include "shape.h"
-#include "weights.cuh"
+
+/* After ptx.cuh, which it needs. */
+#include "common_gpu/store.cuh"
 
 namespace {
 
@@ -45,7 +48,14 @@ constexpr int UNITS = BLOCKS * STRIPS;                        /* a unit: one blo
 constexpr int SUMS = TILE_M / 2;                              /* accumulators of a thread and strip */
 constexpr uint32_t BOX_BYTES = TILE_M * W4_BLOCK_COLUMNS * 2; /* of A in one block of k */
 constexpr uint32_t A_BYTES = BLOCKS * BOX_BYTES, CODE_BYTES = BLOCKS * W4_BLOCK_BYTES;
-constexpr uint32_t EMPTY_ARRIVALS = 4 * SHARERS * CLUSTER;
+/* Of a warp that has done with a stage. compute-sanitizer's racecheck follows no order that goes through another lane:
+ * for it there is a build (W4A16_RACECHECK) in which every lane arrives. */
+#ifdef W4_EVERY_LANE_ARRIVES
+constexpr int ARRIVING_LANES = 32;
+#else
+constexpr int ARRIVING_LANES = 1;
+#endif
+constexpr uint32_t EMPTY_ARRIVALS = ARRIVING_LANES * 4 * SHARERS * CLUSTER;
 constexpr uint32_t LOADERS = 2; /* warps that load */
 constexpr bool ORDERED =
     WARPGROUPS == 2 &&
@@ -53,7 +63,8 @@ constexpr bool ORDERED =
 static_assert(ORDERED || !PINGPONG, "turns are made for two");
 constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
 static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGPONG), "a slot has a chunk's lines");
-constexpr bool SPLITTABLE = CLUSTER == 1 && !PINGPONG; /* over k, among a cluster's CTAs */
+constexpr bool SPLITTABLE = W4_SPLIT > 0; /* over k, among a cluster's CTAs */
+static_assert(!SPLITTABLE || (CLUSTER == 1 && !PINGPONG), "a cluster has one use");
 constexpr int ORDER_BARRIER = 8; /* and the next: named barriers */
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
@@ -121,7 +132,7 @@ struct Tile {
 
 #include "gemm_multiply_any.cuh"
 
-#include "gemm_store.cuh"
+#include "gemm_split.cuh"
 
 template <class Codes>
 __device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const Shared &shared, int worker, int rank) {
@@ -142,24 +153,28 @@ __device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const
             consumer.multiply(work.begin, work.end);
             consumer.scale_sums();
         }
-        const Split split(params, shared, worker % max(params.schedule.split, 1));
-        if (SPLITTABLE && params.schedule.split) {
+        const Split split(params, shared, worker);
+        const bool shared_k = SPLITTABLE && params.schedule.split;
+        if (shared_k) {
             split.give(consumer.sums);
             cluster_sync();
             split.collect(consumer.sums);
         } else {
-            Share share(params, worker, rank, PINGPONG ? 0 : warpgroup);
+            Share<w4_sm90_gemm_params, 128, CLUSTER * SHARERS> share(
+                params, worker, rank * SHARERS + (PINGPONG ? 0 : warpgroup), 2 + warpgroup);
             if (work.begin > 0) {
                 share.give(consumer.sums);
                 continue;
             }
-            if (work.end < params.schedule.stages) share.collect(work.tile, consumer.sums);
+            if (work.end < params.schedule.stages) share.collect<STRIPS * SUMS / 4>(work.tile, consumer.sums);
         }
         Tile tile(params.schedule, work.tile, rank);
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++)
-            if (!SPLITTABLE || !params.schedule.split || split.mine(strip))
-                store_strip(params, shared, tile.m, tile.strip + first_slot + strip, consumer.sums[strip]);
+            if (!shared_k || split.mine(strip))
+                store_rows(params, shared.staging(threadIdx.x / 32 - 4), tile.m,
+                           (tile.strip + first_slot + strip) * W4_BLOCK_ROWS + threadIdx.x % 128 / 32 * 16,
+                           consumer.sums[strip]);
     }
 }
 
@@ -194,7 +209,7 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
         grid_dependency_wait();
         consume<Dequantizer<BF16, ZERO>>(params, shared, worker, rank);
     }
-    if (CLUSTER > 1 || params.schedule.split) cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
+    if (CLUSTER > 1 || (SPLITTABLE && params.schedule.split)) cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
 }
 
 } // namespace
@@ -205,4 +220,4 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
         const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_sm90_gemm_params params) {                   \
         gemm<is_bf16, zero>(&a, params);                                                                               \
     }
-#include "entries.cuh"
+#include "common_gpu/entries.cuh"

@@ -81,8 +81,10 @@ template <class Codes> struct Consumer {
     __device__ __forceinline__ void release(int stage) const {
         __syncwarp(); /* the lane that arrives speaks for what all lanes have read */
         if (CLUSTER > 1) {
-            if (thread % 32 < CLUSTER) barrier_arrive_cluster(shared.empty(stage), thread % 32);
-        } else if (thread % 32 == 0) {
+            if (thread % 32 < CLUSTER * ARRIVING_LANES)
+                for (int i = 0; i < (ARRIVING_LANES > 1 ? CLUSTER : 1); i++)
+                    barrier_arrive_cluster(shared.empty(stage), (thread % 32 + i) % CLUSTER);
+        } else if (thread % 32 < ARRIVING_LANES) {
             barrier_arrive(shared.empty(stage));
         }
     }

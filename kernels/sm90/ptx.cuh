@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Every PTX instruction that the sm90 kernels use, one function each. Source of meanings and constraints: PTX ISA 8.x,
- * chapters "mbarrier", "cp.async.bulk", "wgmma" and "setmaxnreg". Shared-memory addresses are 32-bit, of the
+ * Every PTX instruction that the sm90 kernels alone use, one function each. Source of meanings and constraints: PTX ISA
+ * 8.x, chapters "mbarrier", "cp.async.bulk", "wgmma" and "setmaxnreg". Shared-memory addresses are 32-bit, of the
  * shared::cta window. */
 #ifndef W4_SM90_PTX_CUH
 #define W4_SM90_PTX_CUH
 
-#include <cuda.h>
-#include <stdint.h>
+#include "common_gpu/ptx.cuh"
 
-__device__ __forceinline__ uint32_t shared_address(const void *pointer) {
-    return (uint32_t)__cvta_generic_to_shared(pointer);
-}
+#include <cuda.h>
 
 /* ---- mbarrier ------------------------------------------------------------------------------------------------ */
 
@@ -73,16 +70,6 @@ __device__ __forceinline__ float4 cluster_load(uint32_t address, uint32_t rank) 
     return value;
 }
 
-/** Wait for `threads` threads at a named barrier; `barrier` is not 0. */
-template <int THREADS_> __device__ __forceinline__ void named_sync(int barrier) {
-    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS_) : "memory");
-}
-
-/** Wait for the 128 threads of a warpgroup; `barrier` is a number of its own, not 0. */
-__device__ __forceinline__ void warpgroup_sync(int barrier) {
-    asm volatile("bar.sync %0, 128;" ::"r"(barrier) : "memory");
-}
-
 /** Two warpgroups take turns: wait for the other to pass at this barrier. */
 __device__ __forceinline__ void turn_wait(int barrier) {
     asm volatile("bar.sync %0, 256;" ::"r"(barrier) : "memory");
@@ -91,60 +78,7 @@ __device__ __forceinline__ void turn_pass(int barrier) {
     asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory");
 }
 
-/* ---- Kernels in a row ---------------------------------------------------------------------------------------- */
-
-/** The next kernel in the stream may start, as far as it does not need what this one writes. */
-__device__ __forceinline__ void grid_launch_dependents() {
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-/** Wait until the kernels before this one have ended and what they wrote is there. */
-__device__ __forceinline__ void grid_dependency_wait() {
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-/* ---- Flags between CTAs -------------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ void flag_store(uint64_t *flag, uint64_t value) {
-    asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
-}
-__device__ __forceinline__ uint64_t flag_load(const uint64_t *flag) {
-    uint64_t value;
-    asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(flag) : "memory");
-    return value;
-}
-
 /* ---- Shared memory ------------------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ uint4 shared_load128(uint32_t address) {
-    uint4 value;
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "r"(address)
-                 : "memory");
-    return value;
-}
-__device__ __forceinline__ uint32_t shared_load32(uint32_t address) {
-    uint32_t value;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-    return value;
-}
-__device__ __forceinline__ uint32_t shared_load16(uint32_t address) {
-    uint16_t value;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
-    return value;
-}
-__device__ __forceinline__ uint32_t shared_load8(uint32_t address) {
-    uint32_t value;
-    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-    return value;
-}
-
-__device__ __forceinline__ void shared_store128(uint32_t address, float4 value) {
-    asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(value.x), "f"(value.y), "f"(value.z),
-                 "f"(value.w)
-                 : "memory");
-}
 
 /** Store four (two) 8 x 8 matrices of 16-bit values, transposed: lane 8i + j gives the address of row j of matrix i, 16
  * bytes; a lane's register i holds its two values of matrix i in row lane/4, columns 2 * (lane%4) and the next. */
@@ -159,47 +93,7 @@ __device__ __forceinline__ void store_matrices_transposed_2(uint32_t address, co
                  : "memory");
 }
 
-/** Load four 8 x 8 matrices of 16-bit values: lane 8i + j gives the address of row j of matrix i; register i of a lane
- * holds two values of matrix i, row lane/4, columns 2 * (lane%4) and the next. */
-__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t (&matrices)[4]) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
-                 : "r"(address)
-                 : "memory");
-}
-
-/** d[16, 8] += a[16, 16] * b[16, 8]. */
-template <bool BF16>
-__device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    if (BF16)
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                     "{%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                     "{%0, %1, %2, %3};"
-                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* ---- Copies into shared memory ------------------------------------------------------------------------------- */
-
-/** This thread's asynchronous copy of 16 bytes. */
-__device__ __forceinline__ void copy_async(uint32_t target, const void *source) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
-}
-/** The same, but bytes from `valid` on are zeros. */
-__device__ __forceinline__ void copy_async_part(uint32_t target, const void *source, int valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(valid) : "memory");
-}
-__device__ __forceinline__ void copy_async_commit() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-/** Wait until at most PENDING committed groups of this thread are on their way. */
-template <int PENDING> __device__ __forceinline__ void copy_async_wait() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
 
 /** A contiguous run of `bytes` (a multiple of 16, both ends 16-byte aligned); completes on `barrier`. */
 __device__ __forceinline__ void copy_bulk(uint32_t target, const void *source, uint32_t bytes, uint32_t barrier) {
@@ -252,28 +146,6 @@ template <int COUNT> __device__ __forceinline__ void registers_give_back() {
 
 template <int COUNT> __device__ __forceinline__ void registers_take() {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
-}
-
-/* ---- Bits ---------------------------------------------------------------------------------------------------- */
-
-/** (word & MASK) | magic in one instruction; two constants would make two, so `magic` must be a register. */
-template <uint32_t MASK> __device__ __forceinline__ uint32_t and_or(uint32_t word, uint32_t magic) {
-    uint32_t result;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "n"(MASK), "r"(magic));
-    return result;
-}
-
-/** 1 / value, within one unit in the last place; exact for powers of two. Not for values that are denormal. */
-__device__ __forceinline__ float reciprocal(float value) {
-    float result;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value));
-    return result;
-}
-
-/** A constant that the compiler keeps in a register. */
-__device__ __forceinline__ uint32_t in_register(uint32_t value) {
-    asm volatile("mov.u32 %0, %0;" : "+r"(value));
-    return value;
 }
 
 /* ---- wgmma --------------------------------------------------------------------------------------------------- */

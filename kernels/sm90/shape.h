@@ -25,13 +25,4 @@ W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps) {
            (warps * W4_SM90_STAGING + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT;
 }
 
-/** Of gemm_any_group.cu: stages of A and W, the barriers, and what aligning the start may cost. */
-W4_SHARED_FUNCTION int32_t w4_sm90_any_group_bytes(int32_t tile_n, int32_t tile_m, int32_t tile_k, int32_t stages) {
-    int32_t stage = tile_m * tile_k * 2 + tile_n * tile_k / 2;
-    return W4_SM90_ALIGNMENT + stages * stage + 256;
-}
-
-/* gemm_any_group.cu: two warpgroups that multiply, and one that loads. */
-enum { W4_SM90_CONSUMERS = 2, W4_SM90_THREADS = 128 * (1 + W4_SM90_CONSUMERS) };
-
 #endif

@@ -2,8 +2,8 @@
  * A libcuda.so.1 that is none: device memory is the host's, kernels are loops over the packed layout. It checks what a
  * GPU's driver checks (alignments, sizes, a current context, nothing forbidden during a capture), so that the host side
  * of the backend is tested where there is no GPU. W4A16_FAKE_CUDA says what it pretends:
- *   sm_90     one Hopper GPU                    none     no GPU
- *   sm_70     one Volta GPU                     mixed    a Volta and a Hopper GPU
+ *   sm_NN     one GPU of this architecture      none     no GPU
+ *   mixed     a Volta and a Hopper GPU
  *   init      cuInit fails                      old      a driver of CUDA 11.4
  *   memory    sm_90 without free memory         module   sm_90 that takes no cubin
  *   tight     sm_90 with room for one array at a time */
@@ -38,6 +38,9 @@ typedef struct record {
     CUfunction function;
     fake_map map;
     w4_gemm_params gemm;
+    w4_sm80_gemm_params sm80;
+    w4_decode_params decode;
+    unsigned grid, threads;
     w4_gather_params gather;
     w4_pack_params pack;
 } record;
@@ -104,9 +107,10 @@ EXPORT CUresult cuInit(unsigned flags) {
     return is_mode("init") ? CUDA_ERROR_SYSTEM_DRIVER_MISMATCH : CUDA_SUCCESS;
 }
 EXPORT CUresult cuGetErrorString(CUresult error, const char **text) {
-    *text = error == CUDA_ERROR_OUT_OF_MEMORY                ? "out of memory"
-            : error == CUDA_ERROR_INVALID_IMAGE              ? "device kernel image is invalid"
-            : error == CUDA_ERROR_SYSTEM_DRIVER_MISMATCH     ? "system has unsupported display driver"
+    *text = error == CUDA_ERROR_OUT_OF_MEMORY            ? "out of memory"
+            : error == CUDA_ERROR_INVALID_IMAGE          ? "device kernel image is invalid"
+            : error == CUDA_ERROR_NO_BINARY_FOR_GPU      ? "no kernel image is available for execution on the device"
+            : error == CUDA_ERROR_SYSTEM_DRIVER_MISMATCH ? "system has unsupported display driver"
             : error == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "operation not permitted when stream is capturing"
                                                              : "an error of the fake driver";
     return CUDA_SUCCESS;
@@ -119,21 +123,76 @@ EXPORT CUresult cuDeviceGet(CUdevice *device, int index) {
     *device = index;
     return CUDA_SUCCESS;
 }
-static int is_volta(CUdevice device) {
-    return is_mode("sm_70") || (is_mode("mixed") && device == 0);
+/** GPUs as their driver describes them: shared memory of a block and of an SM, threads of an SM, kHz, bits. */
+typedef struct gpu {
+    int capability;
+    const char *name;
+    int processors, shared_of_block, shared_of_sm, threads_of_sm, clock, memory_clock, bus_width;
+} gpu;
+
+static const gpu gpus[] = {
+    {70, "Fake V100", 80, 98304, 98304, 2048, 1530000, 877000, 4096},
+    {75, "Fake T4", 40, 65536, 65536, 1024, 1590000, 5001000, 256},
+    {80, "Fake A100", 108, 166912, 167936, 2048, 1410000, 1593000, 5120},
+    {86, "Fake A10", 72, 101376, 102400, 1536, 1695000, 6251000, 384},
+    {87, "Fake Orin", 16, 166912, 167936, 1536, 1300000, 1300000, 256},
+    {89, "Fake RTX 4090", 128, 101376, 102400, 1536, 2520000, 10501000, 384},
+    {90, "Fake H200", 132, SHARED_LIMIT, 233472, 2048, 1980000, 3201000, 6144},
+    {100, "Fake B200", 148, SHARED_LIMIT, 233472, 2048, 1965000, 3996000, 8192},
+    {120, "Fake RTX 5090", 170, 101376, 102400, 1536, 2407000, 14001000, 512},
+};
+
+static const gpu *gpu_of(CUdevice device) {
+    const char *mode = getenv("W4A16_FAKE_CUDA");
+    int capability = mode && strncmp(mode, "sm_", 3) == 0 ? atoi(mode + 3) : is_mode("mixed") && device == 0 ? 70 : 90;
+    for (size_t i = 0; i < sizeof gpus / sizeof *gpus; i++)
+        if (gpus[i].capability == capability) return &gpus[i];
+    abort();
+}
+/** The one that kernels run on. */
+static const gpu *working(void) {
+    return gpu_of(is_mode("mixed"));
 }
 EXPORT CUresult cuDeviceGetName(char *name, int size, CUdevice device) {
-    snprintf(name, (size_t)size, "Fake %s", is_volta(device) ? "V100" : "H200");
+    snprintf(name, (size_t)size, "%s", gpu_of(device)->name);
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice device) {
-    *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR            ? (is_volta(device) ? 7 : 9)
-             : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR          ? 0
-             : attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT              ? 132
-             : attribute == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN ? SHARED_LIMIT
-                                                                                  : -1;
+    const gpu *it = gpu_of(device);
+    switch ((int)attribute) {
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+        *value = it->capability / 10;
+        break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+        *value = it->capability % 10;
+        break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+        *value = it->processors;
+        break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
+        *value = it->shared_of_block;
+        break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
+        *value = it->shared_of_sm;
+        break;
+    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR:
+        *value = it->threads_of_sm;
+        break;
+    case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
+        *value = it->clock;
+        break;
+    case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:
+        *value = it->memory_clock;
+        break;
+    case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH:
+        *value = it->bus_width;
+        break;
+    default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
     return CUDA_SUCCESS;
 }
+
 EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     live++;
     *context = (CUcontext)(uintptr_t)(device + 1);
@@ -219,9 +278,24 @@ EXPORT CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t 
 
 /* ---- Kernels ------------------------------------------------------------------------------------------------- */
 
+/** Whether this device takes a fatbin's first entry: after 16 bytes, its kind (1: PTX, 2: a cubin) in 16 bits and,
+ * after 28 bytes of its own, the architecture. A cubin runs on its compute capability and later ones of the same major
+ * version, but sm_90a's (whose entries these bytes do not tell apart from sm_90's) on 9.0 alone, which is all that
+ * there is. */
+static int runs_here(const unsigned char *image) {
+    static const unsigned char magic[] = {0x50, 0xed, 0x55, 0xba};
+    if (memcmp(image, magic, sizeof magic) != 0) return 0;
+    int kind = image[16] | image[17] << 8, capability = working()->capability;
+    uint32_t code;
+    memcpy(&code, image + 16 + 28, sizeof code);
+    if (kind == 1) return (int)code <= capability;
+    return kind == 2 && (int)code / 10 == capability / 10 && (int)code <= capability;
+}
+
 EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     RESPECT(1);
-    if (is_mode("module") || memcmp(image, "\177ELF", 4) != 0) return CUDA_ERROR_INVALID_IMAGE;
+    if (is_mode("module")) return CUDA_ERROR_INVALID_IMAGE;
+    if (!runs_here(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     *module = make(sizeof **module);
     return CUDA_SUCCESS;
 }
@@ -238,7 +312,7 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const
 }
 EXPORT CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
     RESPECT(0);
-    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > SHARED_LIMIT)
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES || value < 0 || value > working()->shared_of_block)
         return CUDA_ERROR_INVALID_VALUE;
     function->shared_bytes = value;
     return CUDA_SUCCESS;
@@ -263,9 +337,21 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
 static int is_gemm(const char *name) {
     return strstr(name, "_fp16") || strstr(name, "_bf16");
 }
+static int is_decode(const char *name) {
+    return strstr(name, "_decode_") != NULL;
+}
+static int is_sm80(const char *name) {
+    return strncmp(name, "w4_sm80_", 8) == 0 && !is_decode(name);
+}
 
 static void execute(const record *launch) {
     const char *name = launch->function->name;
+#ifdef W4A16_EMULATE
+    if (is_gemm(name) && is_sm80(name)) {
+        fake_emulate(name, launch->grid, launch->threads, &launch->sm80);
+        return;
+    }
+#endif
     if (is_gemm(name))
         fake_gemm(&launch->gemm, &launch->map);
     else if (strcmp(name, "w4_gather") == 0)
@@ -283,8 +369,20 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     if (!function || !grid_x || grid_y != 1 || grid_z != 1 || !block_x || block_x > 1024 || block_y != 1 ||
         block_z != 1 || (int)shared_bytes > function->shared_bytes || extra)
         return CUDA_ERROR_INVALID_VALUE;
-    record launch = {.function = function};
-    if (is_gemm(function->name)) {
+    record launch = {.function = function, .grid = grid_x, .threads = block_x};
+    if (is_gemm(function->name) && is_sm80(function->name)) {
+        memcpy(&launch.sm80, arguments[0], sizeof launch.sm80);
+        if (!fake_sm80_is_sound(&launch.sm80, grid_x, block_x, shared_bytes)) return CUDA_ERROR_INVALID_VALUE;
+        launch.gemm = launch.sm80.gemm;
+        launch.map = (fake_map){launch.sm80.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
+                                (uint64_t)launch.sm80.lda * 2, strstr(function->name, "_bf16") != NULL};
+    } else if (is_gemm(function->name) && is_decode(function->name)) {
+        memcpy(&launch.decode, arguments[0], sizeof launch.decode);
+        if (!fake_decode_is_sound(&launch.decode, grid_x, block_x, shared_bytes)) return CUDA_ERROR_INVALID_VALUE;
+        launch.gemm = launch.decode.gemm;
+        launch.map = (fake_map){launch.decode.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
+                                (uint64_t)launch.decode.lda * 2, strstr(function->name, "_bf16") != NULL};
+    } else if (is_gemm(function->name)) {
         memcpy(&launch.map, arguments[0], sizeof launch.map);
         memcpy(&launch.gemm, arguments[1], sizeof launch.gemm);
     } else if (strcmp(function->name, "w4_gather") == 0) {
@@ -306,6 +404,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **arguments, void **extra) {
     for (unsigned i = 0; i < config->numAttrs; i++) {
         const CUlaunchAttribute *attribute = &config->attrs[i];
+        if (working()->capability < 90) return CUDA_ERROR_INVALID_VALUE; /* no clusters, and kernels do not overlap */
         if (attribute->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
             if (config->gridDimX % attribute->value.clusterDim.x) return CUDA_ERROR_INVALID_VALUE;
         } else if (attribute->id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {

@@ -4,6 +4,7 @@
 
 #include "core/half.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 static double read_zero(const w4_gemm_params *params, const uint8_t *zeros, int64_t index) {
@@ -24,6 +25,63 @@ static double read_weight(const w4_gemm_params *params, int64_t n, int64_t k) {
     double scale = (double)w4_load_float(scales, (w4a16_dtype)params->scale_dtype, (size_t)index);
     return ((place.high ? byte >> 4 : byte & 15) - read_zero(params, zeros, index)) * scale;
 }
+
+int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigned threads, unsigned shared_bytes) {
+    const w4_gemm_params *gemm = &params->gemm;
+    const w4_schedule *schedule = &params->schedule;
+    int64_t g = gemm->group_size, k = gemm->k;
+    if ((uintptr_t)params->a % 16 || params->lda % 8 || params->lda < k) return 0;
+    if (params->ring < 2 || params->ring > W4_SM80_MOST_STAGES || params->stage_bytes % W4_SM80_ALIGNMENT) return 0;
+    if ((int64_t)params->ring * params->stage_bytes + W4_SM80_FIXED_BYTES > (int64_t)shared_bytes) return 0;
+    if (grid != (unsigned)schedule->workers || threads % 32 || !schedule->stages) return 0;
+    if (schedule->split_tiles && (!params->partials || !params->flags || !params->ticket)) return 0;
+    if (params->store_whole && ((uintptr_t)gemm->c % 16 || gemm->ldc % 8)) return 0;
+    /* The group of each 32 columns, as the kernel finds it; where one ends within 64, the kernel must know. */
+    for (int64_t span = 0; span * 32 < k; span++) {
+        if (w4_sm80_group(params->divider, (int32_t)span) != (g >= k ? 0 : span * 32 / g)) return 0;
+        if (span % 2 && !params->halves && (span * 32) / g != (span - 1) * 32 / g) return 0;
+    }
+    return 1;
+}
+
+int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned threads, unsigned shared_bytes) {
+    const w4_gemm_params *gemm = &params->gemm;
+    int64_t g = gemm->group_size, k = gemm->k, span = params->span, groups = 128 / span;
+    int64_t sizes = gemm->layout.scale_size + gemm->layout.zero_size;
+    if ((uintptr_t)params->a % 16 || params->lda % 8 || params->lda < k) return 0;
+    if (grid > (unsigned)params->slices || threads % 64 || params->slot_bytes % 16) return 0;
+    if (params->slices != (gemm->n + 15) / 16 || params->line_pieces % (groups * sizes)) return 0;
+    /* A slot: for each 16 rows 1024 bytes of codes, and for each group at least the scales and zero points. */
+    int64_t slices = params->line_pieces / (groups * sizes);
+    if (params->slot_bytes < slices * (1024 + groups * 16 * sizes) + 2 * 128 * gemm->m) return 0;
+    if ((int64_t)(threads / 32) * (1024 + 2 * params->slot_bytes) > (int64_t)shared_bytes) return 0;
+    int steady = g >= k || g % 256 == 0 || 256 % g == 0;
+    if ((params->line_pieces > 32 || !steady) && !params->slow_lines) return 0;
+    for (int64_t first = 0; first < k; first += span) {
+        int64_t last = (first + span < k ? first + span : k) - 1;
+        if (first / g != last / g) return 0;
+    }
+    return 1;
+}
+
+#ifdef W4A16_EMULATE
+#define W4_SM80_DECODE(...)
+#define W4_SM80_KERNEL(name, ...)                                                                                      \
+    int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late,                                \
+                          const w4_sm80_gemm_params *params);
+#include "sm80/kernels.def"
+#undef W4_SM80_KERNEL
+
+void fake_emulate(const char *entry, unsigned grid, unsigned threads, const w4_sm80_gemm_params *params) {
+    static atomic_uint launches;
+    int late = (int)(launches++ % 2);
+#define W4_SM80_KERNEL(name, ...)                                                                                      \
+    if (w4_emulate_##name(entry, grid, threads, late, params)) return;
+#include "sm80/kernels.def"
+    abort();
+}
+#undef W4_SM80_DECODE
+#endif
 
 void fake_gemm(const w4_gemm_params *params, const fake_map *map) {
     double *w = malloc((size_t)params->k * sizeof *w);

@@ -5,6 +5,7 @@
 #include "backend/cuda/device.h"
 #include "core/memory.h"
 #include "plan/plan.h"
+#include "sm80/shape.h"
 #include "sm90/shape.h"
 
 #include <inttypes.h>
@@ -17,21 +18,47 @@
 
 #include <cmocka.h>
 
-enum { REASON_BYTES = 160, SHARED_LIMIT = 232448, SHARED_OF_SM = 233472, SHARED_OF_A_BLOCK = 1024 };
+enum { REASON_BYTES = 160, SHARED_OF_A_BLOCK = 1024 };
 
-/* A Hopper GPU, as far as configs ask: an H200, unless a test says otherwise. */
-static w4_device device = {.processors = 132, .shared_limit = SHARED_LIMIT};
+/* GPUs, as far as configs ask: an H200 first. */
+static const struct {
+    int32_t capability;
+    const char *forced;
+    int32_t processors, shared_limit, shared_of_sm, threads_of_sm;
+    double clock, memory_rate;
+} gpus[] = {
+    {90, NULL, 132, 232448, 233472, 2048, 1.98e9, 4.9e12},  {90, "sm80", 132, 232448, 233472, 2048, 1.98e9, 4.9e12},
+    {80, NULL, 108, 166912, 167936, 2048, 1.41e9, 2.0e12},  {86, NULL, 72, 101376, 102400, 1536, 1.70e9, 0.6e12},
+    {89, NULL, 128, 101376, 102400, 1536, 2.52e9, 1.0e12},  {89, NULL, 18, 101376, 102400, 1536, 0, 0},
+    {120, NULL, 170, 101376, 102400, 1536, 2.41e9, 1.8e12}, {100, NULL, 148, 232448, 233472, 2048, 1.97e9, 8.0e12},
+};
+static w4_device device;
+
+static void use_gpu(size_t index) {
+    char reason[200];
+    device = (w4_device){.processors = gpus[index].processors,
+                         .shared_limit = gpus[index].shared_limit,
+                         .shared_of_sm = gpus[index].shared_of_sm,
+                         .threads_of_sm = gpus[index].threads_of_sm,
+                         .clock = gpus[index].clock,
+                         .memory_rate = gpus[index].memory_rate};
+    assert_true(
+        w4_cuda_architecture_find(gpus[index].capability, gpus[index].forced, &device.runs, reason, sizeof reason));
+}
 
 static int reset_device(void **state) {
     (void)state;
-    device.processors = 132;
+    use_gpu(0);
     return 0;
 }
 
-/** Now and then a GPU with fewer or more processors than an H200, one of them odd. */
+/** Half the time a Hopper GPU, now and then with fewer or more processors than an H200, one of them odd; or another
+ * GPU. */
 static void draw_device(uint64_t *seed) {
     static const int32_t processors[] = {132, 132, 132, 114, 78, 131, 144, 16};
-    device.processors = processors[oracle_below(seed, sizeof processors / sizeof *processors)];
+    use_gpu(oracle_below(seed, 2) ? 0 : oracle_below(seed, sizeof gpus / sizeof *gpus));
+    if (device.runs.first == 90)
+        device.processors = processors[oracle_below(seed, sizeof processors / sizeof *processors)];
 }
 
 static void fail_problem(const w4_problem *p, size_t index, int64_t m, const char *what) {
@@ -76,8 +103,8 @@ static w4_problem draw_problem(uint64_t *seed) {
     return p;
 }
 
-static int64_t slots_of(const w4_cuda_config *config) {
-    return device.processors * config->resident / config->cluster;
+static int64_t slots_of(const w4_cuda_config *config, const w4_cuda_shape *shape) {
+    return device.processors * shape->resident / config->cluster;
 }
 
 /** Tiles cover C, and no tile is outside of it; workers all have work, and are all on the GPU at once. */
@@ -89,17 +116,32 @@ static void check_schedule(const w4_problem *p, size_t index, int64_t m, const w
     EXPECT(s->tiles_n * tile_n >= p->n && (s->tiles_n - 1) * tile_n < p->n);
     EXPECT(s->stages * tile_k >= p->k && (s->stages - 1) * tile_k < p->k);
     EXPECT(s->band >= 1);
+    if (config->decode) { /* a worker has slices of 16 out features */
+        EXPECT(s->workers >= 1 && s->workers <= w4_maximum(device.processors, 1));
+        EXPECT(s->workers <= (p->n + 15) / 16 && shape->grid == (uint32_t)s->workers && s->split_tiles == 0);
+        EXPECT(shape->threads == 32u * (uint32_t)config->warps && shape->threads <= 1024);
+        return;
+    }
     int64_t tiles = (int64_t)s->tiles_m * s->tiles_n, split = s->split_tiles, split_stages = split * s->stages;
-    EXPECT(s->workers >= 1 && s->workers <= slots_of(config));
+    if (config->split) { /* not all that come out are feasible */
+        EXPECT(s->split == config->split && s->workers == tiles * s->split && split == 0);
+        EXPECT(shape->grid == (uint32_t)s->workers);
+        return;
+    }
+    EXPECT(s->split == 0);
+    EXPECT(s->workers >= 1 && s->workers <= slots_of(config, shape));
     EXPECT(split >= 0 && split <= tiles);
     EXPECT(split == 0 || config->stream_k);
     EXPECT(split == 0 || split_stages >= s->workers);
-    EXPECT(split == 0 || tiles % slots_of(config)); /* whole waves need no sharing */
-    EXPECT(split_stages <= INT32_MAX);              /* what a cursor counts in */
+    EXPECT(split == 0 || tiles % slots_of(config, shape)); /* whole waves need no sharing */
+    EXPECT(split_stages <= INT32_MAX);                     /* what a cursor counts in */
     EXPECT(split > 0 || s->workers <= tiles);
     EXPECT(split == 0 || (tiles - split) % s->workers == 0); /* what is not split fills whole waves */
     EXPECT(shape->grid == (uint32_t)(s->workers * config->cluster));
-    EXPECT(shape->threads == 128u * (1 + (uint32_t)config->warpgroups) && shape->threads <= 1024);
+    EXPECT(shape->threads == 32u * (uint32_t)(config->warps + (config->sm80 ? 0 : 4)) && shape->threads <= 1024);
+    EXPECT(shape->resident >= 1 && shape->resident <= config->resident);
+    if (!config->sm80 && !device.runs.sm90) return; /* never launched */
+    EXPECT((int32_t)shape->threads * shape->resident <= device.threads_of_sm);
 }
 
 /** Shared memory: what a stage holds, how many there are, and blocks that must fit on an SM together. */
@@ -107,13 +149,21 @@ static void check_shared(const w4_problem *p, size_t index, int64_t m, const w4_
     const w4_cuda_config *config = &w4_cuda_configs[index];
     int64_t tile_m = config->public.tile_m, tile_k = config->public.tile_k;
     int64_t strips = config->public.tile_n / config->cluster / 64, codes = tile_k / 64 * 2048;
-    EXPECT(shape->shared_bytes <= SHARED_LIMIT);
-    EXPECT(config->resident * ((int64_t)shape->shared_bytes + SHARED_OF_A_BLOCK) <= SHARED_OF_SM);
-    EXPECT(shape->ring >= 2 && shape->ring <= W4_SM90_MOST_STAGES);
-    if (config->any_group) {
-        EXPECT(shape->shared_bytes >= shape->ring * (tile_m * tile_k * 2 + strips * codes + 16));
+    EXPECT(shape->shared_bytes <= device.shared_limit);
+    EXPECT(shape->resident * ((int64_t)shape->shared_bytes + SHARED_OF_A_BLOCK) <= device.shared_of_sm);
+    EXPECT(shape->ring >= 2 && shape->ring <= (config->sm80 ? W4_SM80_MOST_STAGES : W4_SM90_MOST_STAGES));
+    if (config->decode) { /* tile_k is a step of a warp */
+        int64_t slices = config->public.tile_n / 16, most = 0;
+        for (int64_t first = 0; first < p->k; first += tile_k) {
+            int64_t last = w4_minimum(first + tile_k, p->k) - 1;
+            most = w4_maximum(most, last / p->group_size - first / p->group_size + 1);
+        }
+        EXPECT(p->m <= tile_m && shape->lines >= most && shape->ring == config->stages);
+        EXPECT(shape->slot_bytes >= slices * 1024 + 2 * 128 * tile_m + shape->lines * slices * 16 * 4);
+        EXPECT(shape->shared_bytes >= config->warps * (1024 + config->stages * shape->slot_bytes));
         return;
     }
+    if (config->split) EXPECT(shape->grid <= (uint32_t)slots_of(config, shape)); /* all on the GPU at once */
     /* Groups that the stages of tile_k columns touch. */
     int64_t lines = 1;
     for (int64_t first = 0; first < p->k && first < 16 * p->group_size; first += tile_k) {
@@ -122,11 +172,17 @@ static void check_shared(const w4_problem *p, size_t index, int64_t m, const w4_
     }
     int64_t zero_bytes = p->zero_kind == W4A16_ZERO_FLOAT ? 4 : p->zero_kind == W4A16_ZERO_INTEGER ? 1 : 0;
     int64_t line_bytes = 64 * ((p->scale_dtype == W4A16_FP32 ? 4 : 2) + zero_bytes);
-    EXPECT(shape->lines >= lines && shape->lines <= tile_k / 64);
+    EXPECT(shape->lines >= lines && shape->lines <= tile_k / (config->sm80 || config->any_group ? 32 : 64));
     EXPECT(shape->slot_bytes >= codes + shape->lines * line_bytes);
-    EXPECT(shape->slot_bytes % 16 == 0); /* what bulk copies start and end at */
+    EXPECT(shape->slot_bytes % 16 == 0); /* what copies start and end at */
+    if (config->sm80) {
+        EXPECT(shape->stage_bytes >= tile_m * tile_k * 2 + strips * shape->slot_bytes);
+        EXPECT(shape->stage_bytes % W4_SM80_ALIGNMENT == 0);
+        EXPECT(shape->shared_bytes >= W4_SM80_FIXED_BYTES + shape->ring * shape->stage_bytes);
+        return;
+    }
     /* Barriers, 32 bytes of results for each of a warp's 16 tokens, and the stages. */
-    EXPECT(shape->shared_bytes >= shape->ring * 16 + 4 * config->warpgroups * 16 * 32 +
+    EXPECT(shape->shared_bytes >= shape->ring * 16 + config->warps * 16 * 32 +
                                       shape->ring * (tile_m * tile_k * 2 + strips * shape->slot_bytes));
 }
 
@@ -142,7 +198,7 @@ static void check_workspace(const w4_problem *p, size_t index, int64_t m, const 
     if (!shape->schedule.split_tiles) return;
     /* A place for each CTA, whichever of them have something to leave there. */
     size_t tile_bytes = (size_t)(config->public.tile_n / config->cluster * config->public.tile_m) * sizeof(float);
-    size_t sharers = config->pingpong ? 1 : (size_t)config->warpgroups;
+    size_t sharers = config->pingpong || config->sm80 ? 1 : (size_t)config->warps / 4;
     EXPECT(shape->partial_bytes >= shape->grid * tile_bytes);
     EXPECT(shape->flag_bytes >= shape->grid * sharers * sizeof(uint64_t));
 }
@@ -223,21 +279,25 @@ static void promises_are_kept(void **state) {
         int64_t m = p->m;
         bool whole_blocks =
             p->group_size == p->k || p->group_size == 64 || p->group_size == 128 || p->group_size % 256 == 0;
-        int any_group = 0, in_place = 0;
+        int any_group = 0, in_place = 0, sm80 = 0;
         for (size_t index = 0; index < w4_cuda_config_count; index++) {
             const w4_cuda_config *config = &w4_cuda_configs[index];
             if (!is_feasible(p, index)) continue;
-            if (config->any_group)
+            EXPECT(config->sm80 || device.runs.sm90);
+            if (config->sm80)
+                sm80++;
+            else if (config->any_group)
                 any_group++;
             else
                 in_place++;
-            if (p->flags & W4A16_PLAN_BATCH_INVARIANT) EXPECT(!config->stream_k);
-            if (p->uneven_scales || !whole_blocks) EXPECT(config->any_group);
+            if (p->flags & W4A16_PLAN_BATCH_INVARIANT) EXPECT(!config->stream_k && !config->split && !config->decode && !(config->sm80 && device.runs.sm90));
+            if (p->uneven_scales || !whole_blocks) EXPECT(config->any_group || config->sm80);
             if (p->zero_kind == W4A16_ZERO_FLOAT) EXPECT(config->float_zeros);
         }
         size_t index = w4_cuda_config_count;
-        EXPECT(any_group + in_place > 0);
-        EXPECT(in_place > 0 || p->uneven_scales || !whole_blocks);
+        EXPECT(any_group + in_place > 0 || !device.runs.sm90);
+        EXPECT(in_place > 0 || p->uneven_scales || !whole_blocks || !device.runs.sm90);
+        EXPECT(sm80 > 0 || (p->flags & W4A16_PLAN_BATCH_INVARIANT && device.runs.sm90));
     }
 }
 
@@ -263,6 +323,8 @@ static void plans_serve_their_range(void **state) {
             p->m = segment->m_last; /* as for a call */
             EXPECT(is_feasible(p, index));
             EXPECT(w4_cuda_workspace_size(&device, index, p) <= choice.workspace_bytes);
+            /* Of the sm80 kernels only the decode ones were measured on 9.0. */
+            EXPECT(w4_cuda_configs[index].decode || w4_cuda_configs[index].sm80 == !device.runs.sm90);
             if (p->flags & W4A16_PLAN_BATCH_INVARIANT)
                 EXPECT(w4_cuda_configs[index].any_group == w4_cuda_configs[choice.segments[0].config].any_group);
             for (int n = 0; n < 3; n++) {
@@ -316,6 +378,7 @@ static void huge_problems_are_refused_or_fit(void **state) {
             bool feasible = is_feasible(p, index);
             EXPECT(countable || !feasible);
             if (countable && !w4_cuda_configs[index].stream_k) EXPECT(feasible);
+            EXPECT(device.runs.sm90);
             if (!feasible) continue;
             w4_cuda_shape shape = w4_cuda_shape_make(&device, index, p, m);
             check_schedule(p, index, m, &shape);
@@ -323,8 +386,71 @@ static void huge_problems_are_refused_or_fit(void **state) {
         }
 }
 
+/** Every compute capability: which code, and a text where there is none. */
+static void architectures_are_found(void **state) {
+    (void)state;
+    static const struct {
+        int32_t capability;
+        const char *forced, *code;
+        bool sm90, overlaps;
+    } expected[] = {
+        {80, NULL, "sm_80", false, false},         {86, NULL, "sm_86", false, false},
+        {87, NULL, "sm_86", false, false},         {89, NULL, "sm_89", false, false},
+        {90, NULL, "sm_90", true, true},           {90, "", "sm_90", true, true},
+        {90, "sm80", "sm_90", false, true},        {90, "ptx", "compute_80", false, false},
+        {89, "ptx", "compute_80", false, false},   {100, NULL, "compute_80", false, false},
+        {103, "sm80", "compute_80", false, false}, {120, NULL, "compute_80", false, false},
+        {121, NULL, "compute_80", false, false},
+    };
+    char reason[200];
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        w4_cuda_architecture found = {0};
+        assert_true(
+            w4_cuda_architecture_find(expected[i].capability, expected[i].forced, &found, reason, sizeof reason));
+        assert_string_equal(found.code, expected[i].code);
+        assert_int_equal(found.is_ptx, strncmp(found.code, "compute_", 8) == 0);
+        assert_int_equal(found.sm90, expected[i].sm90);
+        assert_int_equal(found.overlaps, expected[i].overlaps);
+        assert_true(found.first <= expected[i].capability && found.last >= expected[i].capability);
+        assert_true(found.flop_per_clock > 0);
+    }
+    w4_cuda_architecture found;
+    for (int32_t capability = 0; capability < 200; capability++) /* every one from 8.0 on, and none before */
+        assert_int_equal(w4_cuda_architecture_find(capability, NULL, &found, reason, sizeof reason), capability >= 80);
+    assert_false(w4_cuda_architecture_find(75, "ptx", &found, reason, sizeof reason));
+    assert_non_null(strstr(reason, "compute capability 7.5"));
+    assert_non_null(strstr(reason, "8.0 (Ampere)"));
+    assert_false(w4_cuda_architecture_find(90, "sm90", &found, reason, sizeof reason));
+    assert_non_null(strstr(reason, "W4A16_CUDA_ARCH is 'sm90'"));
+}
+
+/** The sm80 kernels find groups by a multiplication, and lines by a bound; both against the plain division. */
+static void groups_are_found(void **state) {
+    (void)state;
+    for (int64_t g = 32; g <= 4096; g += 32) {
+        const int64_t k = INT64_C(1) << 30, ends[] = {k / 32, 1 << 14};
+        w4_sm80_divider divider = w4_sm80_divider_make(k, g);
+        for (size_t end = 0; end < 2; end++)
+            for (int64_t span = ends[end] - 5000 > 0 ? ends[end] - 5000 : 0; span < ends[end]; span++)
+                assert_int_equal(w4_sm80_group(divider, (int32_t)span), span * 32 / g);
+        for (int32_t tile_k = 64; tile_k <= 256; tile_k *= 2) {
+            int64_t most = 0;
+            for (int64_t first = 0; first < 64 * g; first += tile_k)
+                most = w4_maximum(most, (first + tile_k - 32) / g - first / g + 1);
+            int32_t lines = w4_sm80_lines(k, g, tile_k);
+            assert_true(lines >= most && lines <= most + 1 && lines <= tile_k / 32);
+        }
+    }
+    w4_sm80_divider one = w4_sm80_divider_make(4096, 4096), large = w4_sm80_divider_make(1 << 30, (1 << 30) - 32);
+    for (int32_t span = 0; span < 128; span++) assert_int_equal(w4_sm80_group(one, span), 0);
+    assert_int_equal(w4_sm80_group(large, (1 << 25) - 2), 0);
+    assert_int_equal(w4_sm80_group(large, (1 << 25) - 1), 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(architectures_are_found),
+        cmocka_unit_test(groups_are_found),
         cmocka_unit_test_setup(names_are_different, reset_device),
         cmocka_unit_test_setup(shapes_fit, reset_device),
         cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),

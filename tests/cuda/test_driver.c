@@ -66,7 +66,8 @@ static void missing_gpus_are_explained(void **state) {
     } expected[] = {{"none", "shows no GPU"},
                     {"init", "cuInit: system has unsupported display driver"},
                     {"old", "is one of CUDA 11.4; 12.0 or newer"},
-                    {"sm_70", "(Fake V100) has compute capability 7.0"}};
+                    {"sm_70", "(Fake V100): compute capability 7.0; there are kernels for 8.0"},
+                    {"sm_75", "(Fake T4): compute capability 7.5; there are kernels for 8.0"}};
     for (size_t i = 0; i < COUNT(expected); i++) {
         if (strcmp(mode, expected[i].mode) != 0) continue;
         check_unusable("cuda:0", expected[i].reason);
@@ -80,9 +81,66 @@ static void missing_gpus_are_explained(void **state) {
     skip();
 }
 
+/** What each GPU says that it runs, and that it does: a weight is packed, planned and multiplied. */
+static void gpus_run_their_code(void **state) {
+    (void)state;
+    static const struct {
+        const char *mode, *forced, *runs, *kernels;
+    } expected[] = {
+        {"sm_80", NULL, "8.0, runs sm_80,", "sm80_"},
+        {"sm_86", NULL, "8.6, runs sm_86,", "sm80_"},
+        {"sm_87", NULL, "8.7, runs sm_86,", "sm80_"},
+        {"sm_89", NULL, "8.9, runs sm_89,", "sm80_"},
+        {"sm_90", NULL, "9.0, runs sm_90a and sm_90", "sm90_"},
+        {"sm_90", "sm80", "9.0, runs sm_90,", "sm80_"},
+        {"sm_90", "ptx", "9.0, runs PTX of compute_80, which the driver compiles and caches", "sm80_"},
+        {"sm_100", NULL, "10.0, runs PTX", "sm80_"},
+        {"sm_120", NULL, "12.0, runs PTX", "sm80_"},
+    };
+    const char *forced = getenv("W4A16_CUDA_ARCH");
+    if (forced && strcmp(forced, "other") == 0) {
+        check_unusable("cuda:0", "W4A16_CUDA_ARCH is 'other'; it must be 'sm80' or 'ptx'");
+        return;
+    }
+    size_t i = 0;
+    while (i < COUNT(expected) && (strcmp(mode, expected[i].mode) != 0 || !forced != !expected[i].forced ||
+                                   (forced && strcmp(forced, expected[i].forced) != 0)))
+        i++;
+    if (i == COUNT(expected)) skip();
+    w4a16_device_info info = query("cuda:0");
+    assert_int_equal(info.usable, 1);
+    if (!strstr(info.reason, expected[i].runs)) fail_msg("'%s' is not in: %s", expected[i].runs, info.reason);
+    assert_string_equal(info.architecture, mode);
+    w4a16_context *context = NULL;
+    w4a16_weight *weight = NULL;
+    w4a16_plan *plan = NULL;
+    uint64_t seed = 1;
+    test_weight arrays;
+    test_weight_make(&arrays, &seed, 70, 96, 32, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
+    CHECK(open_device("cuda:0", NULL, &context));
+    CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
+    w4a16_plan_options options;
+    w4a16_plan_options_init(&options);
+    options.m_max = 100;
+    CHECK(w4a16_plan_create(weight, &options, &plan)); /* loads its kernels: the driver checks whether they run here */
+    w4a16_plan_info plan_info = {.struct_size = sizeof plan_info};
+    CHECK(w4a16_plan_query(plan, &plan_info));
+    assert_memory_equal(plan_info.config, expected[i].kernels, 5);
+    w4a16_plan_destroy(plan);
+    plan = NULL;
+    if (strcmp(expected[i].kernels, "sm80_") == 0) {
+        options.config = "sm90_n128m16k64_any";
+        REFUSED(w4a16_plan_create(weight, &options, &plan), W4A16_ERROR_UNSUPPORTED, "compute capability 9.0 alone");
+    }
+    w4a16_weight_destroy(weight);
+    w4a16_context_destroy(context);
+    test_weight_free(&arrays);
+}
+
 static void a_hopper_gpu_is_picked(void **state) {
     (void)state;
     w4a16_context *context = NULL;
+    if (getenv("W4A16_CUDA_ARCH")) skip();
     if (strcmp(mode, "mixed") == 0) {
         check_unusable("cuda:0", "compute capability 7.0");
         check_automatic("cuda:1");
@@ -135,6 +193,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unusable_libraries_are_explained),
         cmocka_unit_test(missing_gpus_are_explained),
+        cmocka_unit_test(gpus_run_their_code),
         cmocka_unit_test(a_hopper_gpu_is_picked),
         cmocka_unit_test(driver_errors_are_named),
     };

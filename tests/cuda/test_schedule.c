@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Who computes what: every stage of every tile once, and what a tile's finisher and its helpers rely on. */
-#include "sm90/schedule.h"
+#include "schedule.h"
 
 #include "api/number_oracle.h"
 
@@ -178,11 +178,36 @@ static void random_schedules(void **state) {
     }
 }
 
+/** Tiles whose stages a few workers next to one another share out. */
+static void shared_tiles(void **state) {
+    (void)state;
+    w4_schedule s = {.band = 3};
+    for (s.split = 2; s.split <= 8; s.split++)
+        for (s.tiles_m = 1; s.tiles_m <= 3; s.tiles_m++)
+            for (s.tiles_n = 1; s.tiles_n <= 5; s.tiles_n++)
+                for (s.stages = 2 * s.split; s.stages <= 5 * s.split; s.stages++) {
+                    s.workers = s.tiles_m * s.tiles_n * s.split;
+                    for (int32_t worker = 0, done = 0; worker < s.workers; worker++) {
+                        w4_work_cursor cursor = w4_schedule_begin(&s, worker);
+                        w4_work work;
+                        EXPECT(&s, w4_schedule_next(&s, &cursor, &work), worker);
+                        EXPECT(&s, work.tile == worker / s.split && work.begin == done, worker);
+                        int32_t stages = work.end - work.begin;
+                        EXPECT(&s, stages == s.stages / s.split || stages == s.stages / s.split + 1, worker);
+                        done = work.end == s.stages ? 0 : work.end;
+                        EXPECT(&s, (done == 0) == (worker % s.split == s.split - 1), worker);
+                        EXPECT(&s, !w4_schedule_next(&s, &cursor, &work), worker);
+                    }
+                    check_places(&s);
+                }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_schedules),
         cmocka_unit_test(extreme_schedules),
         cmocka_unit_test(random_schedules),
+        cmocka_unit_test(shared_tiles),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

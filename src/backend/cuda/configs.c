@@ -4,49 +4,82 @@
 
 #include "core/memory.h"
 #include "pack/fragment.h"
+#include "sm80/decode_params.h"
+#include "sm80/shape.h"
 #include "sm90/shape.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 enum {
 #define W4_SM90_KERNEL(name, ...) SLOT_##name,
 #define W4_SM90_ANY_GROUP(name, ...) SLOT_##name,
+#define W4_SM80_KERNEL(name, ...) SLOT_##name,
+#define W4_SM80_DECODE(name, ...) SLOT_##name,
+#include "sm80/kernels.def"
 #include "sm90/kernels.def"
 #undef W4_SM90_KERNEL
 #undef W4_SM90_ANY_GROUP
-};
-
-enum {
-#define W4_SM90_KERNEL(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
-#define W4_SM90_ANY_GROUP(name, ...) CONFIG_##name,
-#include "sm90/kernels.def"
-#undef W4_SM90_KERNEL
-#undef W4_SM90_ANY_GROUP
+#undef W4_SM80_KERNEL
+#undef W4_SM80_DECODE
 };
 
 const w4_cuda_config w4_cuda_configs[] = {
-#define W4_SM90_ENTRY(name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster, pingpong, resident, float_zeros,      \
-                      stream_k)                                                                                        \
-    {{#name suffix, tile_m, (tile_n) * (cluster), tile_k},                                                             \
-     #name,                                                                                                            \
-     warpgroups,                                                                                                       \
-     cluster,                                                                                                          \
-     pingpong,                                                                                                         \
-     resident,                                                                                                         \
-     float_zeros,                                                                                                      \
-     false,                                                                                                            \
-     stream_k,                                                                                                         \
-     0,                                                                                                                \
-     SLOT_##name},
-#define W4_SM90_KERNEL(name, ...)                                                                                      \
-    W4_SM90_ENTRY(name, "", __VA_ARGS__, false) W4_SM90_ENTRY(name, "_streamk", __VA_ARGS__, true)
-#define W4_SM90_ANY_GROUP(name, tile_n, tile_m, tile_k, stages)                                                        \
-    {{#name, tile_m, tile_n, tile_k}, #name, W4_SM90_CONSUMERS, 1, 0, 1, true, true, false, stages, SLOT_##name},
+#define W4_SM90_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster_, pingpong_, resident_, zeros,  \
+                      any, streamk, split_)                                                                            \
+    {.public = {#kernel_name suffix, tile_m, (tile_n) * (cluster_), tile_k},                                           \
+     .kernel = #kernel_name,                                                                                           \
+     .warps = 4 * (warpgroups),                                                                                        \
+     .cluster = cluster_,                                                                                              \
+     .pingpong = pingpong_,                                                                                            \
+     .resident = resident_,                                                                                            \
+     .float_zeros = zeros,                                                                                             \
+     .any_group = any,                                                                                                 \
+     .stream_k = streamk,                                                                                              \
+     .split = split_,                                                                                                  \
+     .slot = SLOT_##kernel_name},
+#define W4_SM90_SPLIT_0(...)
+#define W4_SM90_SPLIT_2(name, ...) W4_SM90_ENTRY(name, "_split2", __VA_ARGS__, false, false, 2)
+#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                           \
+    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, false, false, 0)                  \
+    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, false, true, 0)           \
+    W4_SM90_SPLIT_##split(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros)
+#define W4_SM90_ANY_GROUP(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                        \
+    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, true, false, 0)                   \
+    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, true, true, 0)
+#define W4_SM80_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warps_, resident_, streamk)                         \
+    {.public = {#kernel_name suffix, tile_m, tile_n, tile_k},                                                          \
+     .kernel = #kernel_name,                                                                                           \
+     .warps = warps_,                                                                                                  \
+     .cluster = 1,                                                                                                     \
+     .resident = resident_,                                                                                            \
+     .float_zeros = true,                                                                                              \
+     .sm80 = true,                                                                                                     \
+     .stream_k = streamk,                                                                                              \
+     .slot = SLOT_##kernel_name},
+#define W4_SM80_KERNEL(name, ...)                                                                                      \
+    W4_SM80_ENTRY(name, "", __VA_ARGS__, false) W4_SM80_ENTRY(name, "_streamk", __VA_ARGS__, true)
+#define W4_SM80_DECODE(kernel_name, tile_n, tile_m, warps_, stages_, resident_)                                        \
+    {.public = {#kernel_name, tile_m, tile_n, W4_STEP_COLUMNS},                                                        \
+     .kernel = #kernel_name,                                                                                           \
+     .warps = warps_,                                                                                                  \
+     .cluster = 1,                                                                                                     \
+     .resident = 1,                                                                                                    \
+     .float_zeros = true,                                                                                              \
+     .sm80 = true,                                                                                                     \
+     .decode = true,                                                                                                   \
+     .stages = stages_,                                                                                                \
+     .slot = SLOT_##kernel_name},
 #include "sm90/kernels.def"
+
+#include "sm80/kernels.def"
 #undef W4_SM90_KERNEL
 #undef W4_SM90_ANY_GROUP
 #undef W4_SM90_ENTRY
+#undef W4_SM80_KERNEL
+#undef W4_SM80_ENTRY
+#undef W4_SM80_DECODE
 };
 
 const size_t w4_cuda_config_count = sizeof w4_cuda_configs / sizeof *w4_cuda_configs;
@@ -64,11 +97,6 @@ static w4_packed_layout problem_layout(const w4_problem *problem) {
  * 132 tiles come from four times as many out features as tokens, as a weight has a quarter of an activation's bytes. */
 static const int64_t BAND_TOKENS = 1024;
 
-/** How many workers run at the same time. */
-static int32_t worker_slots(const w4_device *device, const w4_cuda_config *config) {
-    return (int32_t)w4_maximum(device->processors * config->resident / config->cluster, 1);
-}
-
 static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, const w4_problem *problem, int64_t m) {
     const w4_config *tile = &config->public;
     w4_schedule schedule = {
@@ -79,6 +107,10 @@ static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, co
     };
     int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
     schedule.workers = (int32_t)w4_minimum(tiles, slots);
+    if (config->split) {
+        schedule.split = config->split;
+        schedule.workers = (int32_t)(tiles * config->split);
+    }
     if (!config->stream_k || tiles % slots == 0) return schedule;
     /* The last, broken wave is shared out together with the one before it, so that no run is very short. */
     int64_t whole_waves = tiles / slots - 1;
@@ -92,42 +124,95 @@ static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, co
     return schedule;
 }
 
+/** Shared memory of an sm90 block: stages, and how many of them. */
+static void share_sm90(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
+                       w4_cuda_shape *shape) {
+    const w4_config *tile = &config->public;
+    w4_packed_layout layout = problem_layout(problem);
+    int32_t tile_n = tile->tile_n / config->cluster;
+    shape->resident = config->resident;
+    shape->threads = 32 * (uint32_t)(4 + config->warps);
+    bool several = problem->group_size < problem->k && problem->group_size < tile->tile_k;
+    if (config->any_group)
+        shape->lines = (int32_t)layout.lines; /* a stage is a chunk */
+    else
+        shape->lines = several ? tile->tile_k / (int32_t)problem->group_size : 1;
+    shape->slot_bytes = w4_sm90_slot_bytes(&layout, tile->tile_k, shape->lines);
+    int32_t stage = tile->tile_m * tile->tile_k * 2 + tile_n / W4_BLOCK_ROWS * shape->slot_bytes;
+    int32_t room = config->resident > 1 ? W4_SM90_SHARED_OF_SM / config->resident - 1024 : device->shared_limit;
+    int32_t fixed = w4_sm90_fixed_bytes(config->warps);
+    shape->ring = (int32_t)w4_minimum((room - fixed) / stage, W4_SM90_MOST_STAGES);
+    shape->shared_bytes = fixed + shape->ring * stage;
+}
+
+/** The same of an sm80 block. GPUs differ in what an SM has: the most blocks whose rings have three stages, or one. */
+static void share_sm80(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
+                       w4_cuda_shape *shape) {
+    const w4_config *tile = &config->public;
+    w4_packed_layout layout = problem_layout(problem);
+    shape->threads = 32 * (uint32_t)config->warps;
+    shape->lines = w4_sm80_lines(problem->k, problem->group_size, tile->tile_k);
+    shape->slot_bytes = w4_sm80_slot_bytes(&layout, tile->tile_k, shape->lines);
+    shape->stage_bytes = w4_sm80_stage_bytes(tile->tile_n, tile->tile_m, tile->tile_k, shape->slot_bytes);
+    int64_t by_threads = w4_maximum(device->threads_of_sm / (int32_t)shape->threads, 1);
+    for (shape->resident = (int32_t)w4_minimum(config->resident, by_threads);; shape->resident--) {
+        int64_t share = device->shared_of_sm / shape->resident - W4_SM80_BLOCK_RESERVE;
+        int64_t room = w4_minimum(share, device->shared_limit) - W4_SM80_FIXED_BYTES;
+        shape->ring = (int32_t)w4_minimum(w4_maximum(room, 0) / shape->stage_bytes, W4_SM80_MOST_STAGES);
+        if (shape->ring >= 3 || shape->resident == 1) break;
+    }
+    shape->shared_bytes = W4_SM80_FIXED_BYTES + shape->ring * shape->stage_bytes;
+}
+
+/** A decode kernel's grid and shared memory. */
+static w4_cuda_shape share_decode(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
+                                  int64_t m) {
+    const w4_config *tile = &config->public;
+    int64_t slices = w4_ceil_divide(problem->n, W4_SLICE_ROWS), g = problem->group_size;
+    w4_cuda_shape shape = {.schedule = make_schedule(config, device->processors, problem, m),
+                           .threads = 32 * (uint32_t)config->warps,
+                           .resident = 1,
+                           .ring = config->stages};
+    shape.grid = (uint32_t)w4_minimum(slices, w4_maximum(device->processors, 1));
+    shape.schedule.workers = (int32_t)shape.grid;
+    int32_t span = g >= problem->k || g % 128 == 0 ? 128 : g % 64 == 0 ? 64 : 32;
+    shape.lines = W4_STEP_COLUMNS / span;
+    shape.slot_bytes =
+        w4_decode_slot_bytes(tile->tile_n / W4_SLICE_ROWS, tile->tile_m, span, (int32_t)problem->zero_kind);
+    shape.shared_bytes = w4_decode_shared_bytes(config->warps, config->stages, shape.slot_bytes);
+    return shape;
+}
+
+/** How many workers run at the same time. */
+static int32_t worker_slots(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape) {
+    return (int32_t)w4_maximum(device->processors * shape->resident / config->cluster, 1);
+}
+
 w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4_problem *problem, int64_t m) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
     const w4_config *tile = &config->public;
-    w4_packed_layout layout = problem_layout(problem);
-    int32_t slots = worker_slots(device, config);
-    w4_cuda_shape shape = {.schedule = make_schedule(config, slots, problem, m)};
-    int32_t tile_n = tile->tile_n / config->cluster;
-    shape.threads = 128 * (1 + (uint32_t)config->warpgroups);
+    w4_cuda_shape shape = {.ring = 0};
+    if (config->decode) return share_decode(device, config, problem, m);
+    if (config->sm80)
+        share_sm80(device, config, problem, &shape);
+    else
+        share_sm90(device, config, problem, &shape);
+    int32_t slots = worker_slots(device, config, &shape);
+    shape.schedule = make_schedule(config, slots, problem, m);
     shape.grid = (uint32_t)(shape.schedule.workers * config->cluster);
-    if (config->any_group) {
-        shape.ring = config->stages;
-        shape.shared_bytes = w4_sm90_any_group_bytes(tile_n, tile->tile_m, tile->tile_k, config->stages);
-        return shape;
-    }
-    bool several = problem->group_size < problem->k && problem->group_size < tile->tile_k;
-    shape.lines = several ? tile->tile_k / (int32_t)problem->group_size : 1;
-    shape.slot_bytes = w4_sm90_slot_bytes(&layout, tile->tile_k, shape.lines);
-    int32_t stage = tile->tile_m * tile->tile_k * 2 + tile_n / W4_BLOCK_ROWS * shape.slot_bytes;
-    int32_t room = config->resident > 1 ? W4_SM90_SHARED_OF_SM / config->resident - 1024 : device->shared_limit;
-    int32_t fixed = w4_sm90_fixed_bytes(4 * config->warpgroups);
-    shape.ring = (int32_t)w4_minimum((room - fixed) / stage, W4_SM90_MOST_STAGES);
-    shape.shared_bytes = fixed + shape.ring * stage;
     if (config->stream_k) {
         /* Fewer tokens may be shared out where more are not. */
         int64_t tiles = w4_ceil_divide(problem->m, tile->tile_m) * w4_ceil_divide(problem->n, tile->tile_n);
         int64_t stages = w4_minimum(tiles, (int64_t)slots * LEAST_RUN) * shape.schedule.stages;
         int64_t workers = w4_minimum(slots, w4_maximum(stages / LEAST_RUN, 1));
         size_t ctas = (size_t)(workers * config->cluster);
-        shape.partial_bytes = ctas * (size_t)tile_n * (size_t)tile->tile_m * sizeof(float);
-        shape.flag_bytes = ctas * (size_t)config->warpgroups * sizeof(uint64_t);
+        shape.partial_bytes = ctas * (size_t)(tile->tile_n / config->cluster) * (size_t)tile->tile_m * sizeof(float);
+        shape.flag_bytes = ctas * (size_t)(config->sm80 ? 1 : config->warps / 4) * sizeof(uint64_t);
     }
     return shape;
 }
 
-/** Whether the kernels that keep sums in units of a group's scale can run a problem; gemm_any_group.cu runs the others.
- */
+/** Whether the kernels that keep sums in units of a group's scale can run a problem. */
 static bool fits_in_place(const w4_problem *problem) {
     int64_t g = problem->group_size;
     return !problem->uneven_scales &&
@@ -145,24 +230,35 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     if (tiles > INT32_MAX / 2)
         snprintf(reason, reason_size, "C has %" PRId64 " tiles of %d x %d; %d is the most", tiles, tile->tile_m,
                  tile->tile_n, INT32_MAX / 2);
+    else if (!config->sm80 && !device->runs.sm90)
+        snprintf(reason, reason_size, "is code for compute capability 9.0 alone, which %s",
+                 device->runs.first == 90 ? "W4A16_CUDA_ARCH leaves out" : "this GPU has not");
+    else if (config->decode && problem->m > tile->tile_m)
+        snprintf(reason, reason_size, "takes at most %d tokens", tile->tile_m);
+    else if (config->split && tiles * config->split > worker_slots(device, config, &shape))
+        snprintf(reason, reason_size, "the tiles, each shared out to %d blocks, are not all on the GPU at once",
+                 config->split);
+    else if (config->split && shape.schedule.stages < 2 * config->split)
+        snprintf(reason, reason_size, "tiles of %d stages are too small to share out", shape.schedule.stages);
     else if (shape.shared_bytes > device->shared_limit)
         snprintf(reason, reason_size, "needs %d bytes of shared memory a block; this GPU offers %d", shape.shared_bytes,
                  device->shared_limit);
-    else if (!config->any_group && shape.ring < 2)
+    else if (shape.ring < 2)
         snprintf(reason, reason_size, "two stages do not fit in the %d bytes of shared memory of this GPU",
                  device->shared_limit);
-    else if (!config->any_group && !problem->uneven_scales && !fits_in_place(problem))
+    else if (!config->any_group && !config->sm80 && !problem->uneven_scales && !fits_in_place(problem))
         snprintf(reason, reason_size, "takes groups of 64, 128 and multiples of 256, not of %" PRId64,
                  problem->group_size);
     else if (!config->float_zeros && problem->zero_kind == W4A16_ZERO_FLOAT)
         snprintf(reason, reason_size, "has no registers left for floating zero points");
-    else if (!config->any_group && problem->uneven_scales)
+    else if (!config->any_group && !config->sm80 && problem->uneven_scales)
         snprintf(reason, reason_size, "the scales lie too far apart: over 2^60 within a row, or outside 2^-60 .. 2^60");
-    else if (config->stream_k && problem->flags & W4A16_PLAN_BATCH_INVARIANT)
+    else if ((config->stream_k || config->split) && problem->flags & W4A16_PLAN_BATCH_INVARIANT)
         snprintf(reason, reason_size, "sharing out tiles adds up k in an order that depends on M");
     else if (config->stream_k && !shape.schedule.split_tiles)
         snprintf(reason, reason_size, "the tiles fill whole waves, or are too small to share out");
-    else if (config->any_group && problem->flags & W4A16_PLAN_BATCH_INVARIANT && fits_in_place(problem))
+    else if (problem->flags & W4A16_PLAN_BATCH_INVARIANT &&
+             ((config->any_group && fits_in_place(problem)) || config->decode || (config->sm80 && device->runs.sm90)))
         snprintf(reason, reason_size, "its sums may differ in the last bit from those of the other configs");
     else if (config->stream_k && (int64_t)shape.schedule.split_tiles * shape.schedule.stages > INT32_MAX)
         snprintf(reason, reason_size, "the tiles to share out have more than %d stages", INT32_MAX);
@@ -171,32 +267,108 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     return W4A16_ERROR_UNSUPPORTED;
 }
 
-/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). Zeros: never measured. */
-static const struct {
+/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). A config that is missing was never measured. */
+typedef struct cost {
+    const char *config;
     double call, stage, sharer, saturated;
-} costs[] = {
-#define W4_COST(name, call, stage, sharer, saturated) [CONFIG_##name] = {call, stage, sharer, saturated},
+} cost;
+
+static const cost costs[] = {
+#define W4_COST(name, call, stage, sharer, saturated) {#name, call, stage, sharer, saturated},
 #include "backend/cuda/costs.def"
 #undef W4_COST
 };
 
+static const cost *find_cost(const w4_cuda_config *config) {
+    for (size_t i = 0; i < sizeof costs / sizeof *costs; i++)
+        if (strcmp(costs[i].config, config->public.name) == 0) return &costs[i];
+    return NULL;
+}
+
 static const double MEMORY_RATE = 4.4e12; /* bytes a second: what reading cold memory reaches on an H200 */
 
-double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
+/** Bytes that a multiplication must move: the weight, and A and C once. */
+static double least_bytes(const w4_problem *problem) {
     w4_packed_layout layout = problem_layout(problem);
+    return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
+}
+
+/** What the busiest worker has to do: stages, and workers that share a tile. */
+typedef struct load {
+    double stages, sharers;
+} load;
+
+static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
+    const w4_schedule *schedule = &shape->schedule;
+    if (config->decode) { /* passes over k, whose steps the warps share out */
+        int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
+        int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
+        return (load){.stages = (double)(passes * w4_ceil_divide(schedule->stages, config->warps)), .sharers = 0};
+    }
+    if (schedule->split)
+        return (load){.stages = (double)w4_ceil_divide(schedule->stages, schedule->split),
+                      .sharers = (double)schedule->split};
+    int64_t tiles = (int64_t)schedule->tiles_m * schedule->tiles_n;
+    return (load){
+        .stages = (double)(w4_ceil_divide(tiles - schedule->split_tiles, schedule->workers) * schedule->stages +
+                           w4_ceil_divide((int64_t)schedule->split_tiles * schedule->stages, schedule->workers)),
+        .sharers = schedule->split_tiles ? (double)schedule->workers / schedule->split_tiles : 0,
+    };
+}
+
+/** Of an sm80 config that was never measured, from what the GPU says of itself. A stage takes the longest of: its
+ * multiplications, on an SM that its blocks share; reading its weights, at this SM's share of the memory's rate;
+ * the instructions that dequantise it and load its tokens; the latency of a stage, which its blocks hide for one
+ * another. Nothing is exact here, it is for the order. */
+static double sm80_cost(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem) {
+    static const double CALL = 4e-6, SHARER = 0.7e-6, LATENCY = 250, READ = 0.9, FEED = 0.85;
+    const w4_config *tile = &config->public;
+    w4_cuda_shape shape = w4_cuda_shape_make(device, (size_t)(config - w4_cuda_configs), problem, problem->m);
+    load work = busiest(config, problem, &shape);
+    double clock = device->clock > 0 ? device->clock : 1.5e9;
+    double rate = READ * (device->memory_rate > 0 ? device->memory_rate : 1e12);
+    /* Blocks on an SM, of those that there are. */
+    double together = (double)shape.schedule.workers / device->processors,
+           weights = (double)tile->tile_n * tile->tile_k;
+    if (together < 1) together = 1;
+    double multiply = 2 * weights * tile->tile_m / (FEED * device->runs.flop_per_clock) / clock * together;
+    double busy = shape.schedule.workers < device->processors ? shape.schedule.workers : device->processors;
+    double read = (double)(tile->tile_n / W4_BLOCK_ROWS * shape.slot_bytes) * busy / rate * together;
+    /* Of each warp and 16 x 64 weights: 90, and 4 for each 8 tokens; four instructions a clock. */
+    double issue = weights / 1024 * (90 + 4.0 * tile->tile_m / 8) / 4 / clock * together, latency = LATENCY / clock;
+    double stage = multiply;
+    if (read > stage) stage = read;
+    if (issue > stage) stage = issue;
+    if (latency > stage) stage = latency;
+    double memory = least_bytes(problem) / rate, run = work.stages * stage + work.sharers * SHARER;
+    return CALL + (run > memory ? run : memory);
+}
+
+/** The same of a decode config: its warps' instructions for a step of 16 x 128 weights, at about every second clock. */
+static double decode_cost(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem) {
+    static const double CALL = 4e-6, READ = 0.9;
+    w4_cuda_shape shape = w4_cuda_shape_make(device, (size_t)(config - w4_cuda_configs), problem, problem->m);
+    double clock = device->clock > 0 ? device->clock : 1.5e9;
+    double memory = least_bytes(problem) / (READ * (device->memory_rate > 0 ? device->memory_rate : 1e12));
+    double step = (100 + 3.0 * config->public.tile_m) * config->public.tile_n / W4_SLICE_ROWS * config->warps / 2 / clock;
+    double run = busiest(config, problem, &shape).stages * step;
+    return CALL + (run > memory ? run : memory);
+}
+
+double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
-    int32_t slots = worker_slots(device, config);
-    w4_schedule schedule = make_schedule(config, slots, problem, problem->m);
-    int64_t tiles = (int64_t)schedule.tiles_m * schedule.tiles_n;
-    /* Of the busiest worker; workers that share a tile; the mean over all places for workers. */
-    double stages = (double)(w4_ceil_divide(tiles - schedule.split_tiles, schedule.workers) * schedule.stages +
-                             w4_ceil_divide((int64_t)schedule.split_tiles * schedule.stages, schedule.workers));
-    double sharers = schedule.split_tiles ? (double)schedule.workers / schedule.split_tiles : 0;
-    if (index >= sizeof costs / sizeof *costs || costs[index].stage == 0) return 1 + stages;
-    double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
-    double mean = (double)tiles * schedule.stages / slots;
-    double saturated = mean * costs[index].saturated, m = (double)problem->m;
-    double seconds = 1e-9 * (run > saturated ? run : saturated);
-    double memory = ((double)layout.bytes + 2 * m * (double)(problem->k + problem->n)) / MEMORY_RATE;
+    const cost *cost = device->runs.sm90 ? find_cost(config) : NULL;
+    /* Where some configs were measured, one that was not comes after all of them: a second is longer than any. */
+    double behind = device->runs.sm90 ? 1 : 0;
+    if (!cost && config->decode) return decode_cost(device, config, problem) + behind;
+    if (!cost && config->sm80) return sm80_cost(device, config, problem) + behind;
+    w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
+    load work = busiest(config, problem, &shape);
+    if (!cost) return 1 + work.stages;
+    double run = cost->call + work.stages * cost->stage + work.sharers * cost->sharer;
+    double mean = (double)shape.schedule.tiles_m * shape.schedule.tiles_n * shape.schedule.stages /
+                  worker_slots(device, config, &shape);
+    double saturated = mean * cost->saturated;
+    double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
     return seconds > memory ? seconds : memory;
 }

@@ -24,6 +24,13 @@ static int attribute(const w4_cuda_driver *driver, CUdevice handle, CUdevice_att
     return driver->cuDeviceGetAttribute(&value, which, handle) == CUDA_SUCCESS ? value : 0;
 }
 
+static bool find_architecture(const w4_cuda_driver *driver, CUdevice handle, w4_cuda_architecture *found, char *reason,
+                              size_t reason_size) {
+    int major = attribute(driver, handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
+    int minor = attribute(driver, handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+    return w4_cuda_architecture_find(10 * major + minor, getenv("W4A16_CUDA_ARCH"), found, reason, reason_size);
+}
+
 void w4_cuda_device_query(int index, w4a16_device_info *info) {
     const w4_cuda_driver *driver = w4_cuda_driver_get();
     CUdevice handle;
@@ -45,15 +52,18 @@ void w4_cuda_device_query(int index, w4a16_device_info *info) {
     int major = attribute(driver, handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
     int minor = attribute(driver, handle, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
     snprintf(info->architecture, sizeof info->architecture, "sm_%d%d", major, minor);
-    /* sm_90a code runs on 9.0 alone: not on what came before, nor on what came after. */
-    info->usable = major == 9 && minor == 0;
+    w4_cuda_architecture runs;
+    char reason[200];
+    info->usable = find_architecture(driver, handle, &runs, reason, sizeof reason);
     if (info->usable)
-        snprintf(info->reason, sizeof info->reason, "compute capability 9.0, driver of CUDA %d.%d",
+        snprintf(info->reason, sizeof info->reason, "compute capability %d.%d, runs %s, driver of CUDA %d.%d", major,
+                 minor,
+                 runs.is_ptx ? "PTX of compute_80, which the driver compiles and caches when a plan first needs it"
+                 : runs.sm90 ? "sm_90a and sm_90 code"
+                             : runs.code,
                  driver->version / 1000, driver->version % 1000 / 10);
     else
-        snprintf(info->reason, sizeof info->reason,
-                 "this GPU (%.100s) has compute capability %d.%d; this version has kernels for 9.0 (Hopper) only",
-                 info->name, major, minor);
+        snprintf(info->reason, sizeof info->reason, "this GPU (%.40s): %s", info->name, reason);
 }
 
 w4a16_status w4_cuda_enter(const w4_device *device) {
@@ -83,8 +93,21 @@ w4a16_status w4_cuda_device_open(int index, const w4a16_context_options *options
         free(opened);
         return w4_fail_context(status, "cuda:%d: ", index);
     }
+    char reason[200];
+    if (!find_architecture(driver, opened->handle, &opened->runs, reason, sizeof reason)) {
+        /* It was found when the device was queried. */
+        (void)driver->cuDevicePrimaryCtxRelease(opened->handle);
+        free(opened);
+        return w4_fail(W4A16_ERROR_INTERNAL, "cuda:%d: %s", index, reason);
+    }
     opened->processors = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
     opened->shared_limit = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+    opened->shared_of_sm = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR);
+    opened->threads_of_sm = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
+    opened->clock = 1e3 * attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
+    /* Two transfers a clock; the bus counts bits. */
+    opened->memory_rate = 1e3 * attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE) * 2 / 8 *
+                          attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
     status = w4_cuda_enter(opened);
     if (!status) {
         status = w4_cuda_call(cuStreamCreate, &opened->stream, CU_STREAM_NON_BLOCKING);

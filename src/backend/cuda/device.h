@@ -4,21 +4,26 @@
 #define W4_CUDA_DEVICE_H
 
 #include "backend/backend.h"
+#include "backend/cuda/architecture.h"
 #include "backend/cuda/driver.h"
 #include "params.h"
-#include "sm90/schedule.h"
+#include "schedule.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-/** A config: a kernel of kernels/sm90/kernels.def, and how its tiles are shared out. */
+/** A config: a kernel of kernels/sm90/kernels.def or kernels/sm80/kernels.def, and how its tiles are shared out. */
 typedef struct w4_cuda_config {
     w4_config public;
     const char *kernel; /* name of the cubin */
-    int32_t warpgroups, cluster, pingpong, resident;
+    int32_t warps;      /* that multiply */
+    int32_t cluster, pingpong, resident;
     bool float_zeros; /* takes floating zero points */
-    bool any_group;   /* gemm_any_group.cu; `stages` is its, the others' is what fits */
+    bool any_group;   /* an sm90 kernel for groups of any multiple of 32, and any scales */
+    bool sm80;        /* kernels/sm80: all warps load and multiply */
+    bool decode;      /* kernels/sm80/decode.cu, with `stages` in each warp's ring; the others have what fits */
     bool stream_k;
+    int32_t split; /* CTAs of a cluster that share out each tile's stages; 0: whole tiles, or stream-K */
     int32_t stages;
     size_t slot; /* of the kernel in w4_cuda_kernels */
 } w4_cuda_config;
@@ -26,14 +31,15 @@ typedef struct w4_cuda_config {
 extern const w4_cuda_config w4_cuda_configs[];
 extern const size_t w4_cuda_config_count;
 
-/** What the build embeds: a cubin per config, named as the config, and those of kernels/common_gpu. Ends with a NULL
- * name. */
-typedef struct w4_cuda_cubin {
+/** What the build embeds: code of each config's kernel, named as the config, and of those of kernels/common_gpu; for
+ * each architecture that has code of its own. Ends with a NULL name. */
+typedef struct w4_cuda_image {
     const char *name;
+    const char *code; /* "sm_90a", or as w4_cuda_architecture has it */
     const void *data;
-} w4_cuda_cubin;
+} w4_cuda_image;
 
-extern const w4_cuda_cubin w4_cuda_cubins[];
+extern const w4_cuda_image w4_cuda_images[];
 
 /** A kernel of a device, loaded when it is first asked for; read without the lock once it is there. */
 typedef struct w4_cuda_kernel {
@@ -54,8 +60,11 @@ struct w4_device {
     CUdevice handle;
     CUcontext context; /* the device's primary one, which it shares with PyTorch and the runtime API */
     CUstream stream;   /* for uploads and downloads */
+    w4_cuda_architecture runs;
     int32_t processors;
     int32_t shared_limit; /* of dynamic shared memory a block may ask for */
+    int32_t shared_of_sm, threads_of_sm;
+    double clock, memory_rate; /* of an SM, in Hz; of the memory, in bytes a second; as the driver states them */
     w4_cuda_kernels *kernels;
 };
 
@@ -102,7 +111,9 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
 /** What a launch needs to know besides the pointers. */
 typedef struct w4_cuda_shape {
     w4_schedule schedule;
-    int32_t ring, slot_bytes, lines; /* as in w4_sm90_gemm_params */
+    int32_t ring, slot_bytes, lines; /* as in the kernels' parameters */
+    int32_t stage_bytes;             /* of sm80 kernels */
+    int32_t resident;                /* blocks on an SM */
     int32_t shared_bytes;            /* dynamic shared memory of a block */
     uint32_t grid, threads;
     size_t partial_bytes, flag_bytes; /* of the workspace, for any M up to the problem's */

@@ -4,6 +4,8 @@
 #include "backend/cuda/device.h"
 
 #include "core/memory.h"
+#include "sm80/decode_params.h"
+#include "sm80/gemm_params.h"
 #include "sm90/gemm_params.h"
 
 #include <stdatomic.h>
@@ -12,7 +14,8 @@
 enum {
     GATHER_COLUMNS = 64, /* rows of the gathered copy are filled up to a multiple of this */
     GATHER_THREADS = 256,
-    MAP_ALIGNMENT = 16 /* what a tensor map asks of an address and of the bytes from row to row */
+    MAP_ALIGNMENT =
+        16 /* what a tensor map, or a copy of 16 bytes, asks of an address and of the bytes from row to row */
 };
 
 /** Bytes from row to row that a tensor map can hold: below 2^40. */
@@ -40,7 +43,7 @@ w4a16_status w4_cuda_prepare(const w4_device *device, size_t index, const w4_pro
     return status;
 }
 
-/** Copy A into the workspace, in the order of the weight's columns and as a tensor map needs it. */
+/** Copy A into the workspace, in the order of the weight's columns and aligned as the kernels need it. */
 static w4a16_status gather(const w4_device *device, const w4_run *run, int64_t columns) {
     CUfunction function;
     W4_TRY(w4_cuda_gather_kernel(device, &function));
@@ -108,9 +111,63 @@ static w4_gemm_params make_params(const w4_run *run) {
     };
 }
 
-static w4a16_status launch(const w4_device *device, const w4_run *run, CUtensorMap *map) {
+/** Launch a GEMM kernel. overlap: it may start while the kernel before it runs, and waits for it by itself. */
+static w4a16_status launch(const w4_device *device, const w4_run *run, const w4_cuda_shape *shape, bool overlap,
+                           void **arguments) {
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
+    CUfunction function;
+    W4_TRY(w4_cuda_gemm_kernel(device, run->config, &run->problem, &function));
+    CUlaunchAttribute attributes[2];
+    unsigned count = 0;
+    if (overlap) {
+        attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attributes[count++].value.programmaticStreamSerializationAllowed = 1;
+    }
+    int32_t cluster = config->split ? config->split : config->cluster;
+    if (cluster > 1) {
+        attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attributes[count].value.clusterDim.x = (unsigned)cluster;
+        attributes[count].value.clusterDim.y = attributes[count].value.clusterDim.z = 1;
+        count++;
+    }
+    CUlaunchConfig how = {
+        .gridDimX = shape->grid,
+        .gridDimY = 1,
+        .gridDimZ = 1,
+        .blockDimX = shape->threads,
+        .blockDimY = 1,
+        .blockDimZ = 1,
+        .sharedMemBytes = (unsigned)shape->shared_bytes,
+        .hStream = run->stream,
+        .attrs = attributes,
+        .numAttrs = count,
+    };
+    return w4_cuda_call(cuLaunchKernelEx, &how, function, arguments, NULL);
+}
+
+/** Rows of C that begin at multiples of 16 bytes take 8 results in one store. */
+static bool stores_whole(const w4_run *run) {
+    return (uintptr_t)run->c % 16 == 0 && run->ldc % 8 == 0;
+}
+
+/** Where in the workspace split tiles are put together. */
+typedef struct exchange {
+    float *partials;
+    uint64_t *flags;
+    uint64_t ticket;
+} exchange;
+
+static exchange make_exchange(const w4_run *run, const w4_cuda_shape *shape) {
+    if (!shape->schedule.split_tiles) return (exchange){NULL, NULL, 0};
+    char *room = (char *)run->workspace + gather_bytes(&run->problem);
+    return (exchange){(float *)(void *)room, (uint64_t *)(void *)(room + shape->partial_bytes), next_ticket()};
+}
+
+/** A[m, k] with rows `stride` bytes apart, aligned. */
+static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, const void *a, int64_t stride) {
     const w4_cuda_config *config = &w4_cuda_configs[run->config];
     w4_cuda_shape shape = w4_cuda_shape_make(device, run->config, &run->problem, run->m);
+    exchange split = make_exchange(run, &shape);
     int64_t group_size = run->problem.group_size;
     bool one_group = group_size >= run->problem.k;
     w4_sm90_gemm_params params = {
@@ -121,44 +178,66 @@ static w4a16_status launch(const w4_device *device, const w4_run *run, CUtensorM
         .lines = shape.lines,
         .stage_stride = shape.slot_bytes * (config->public.tile_n / config->cluster / W4_BLOCK_ROWS),
         .group_blocks = one_group ? INT32_MAX : (int32_t)(group_size / W4_BLOCK_COLUMNS),
-        .group_stages = one_group ? INT32_MAX : (int32_t)w4_maximum(group_size / config->public.tile_k, 1),
-        .store_whole = (uintptr_t)run->c % 16 == 0 && run->ldc % 8 == 0,
+        /* Kernels for any group have all lines of a chunk in each stage. */
+        .group_stages = config->any_group ? 1
+                        : one_group       ? INT32_MAX
+                                          : (int32_t)w4_maximum(group_size / config->public.tile_k, 1),
+        .group_halves = one_group ? INT32_MAX : (int32_t)(group_size / 32),
+        .store_whole = stores_whole(run),
+        .partials = split.partials,
+        .flags = split.flags,
+        .ticket = split.ticket,
     };
-    if (shape.schedule.split_tiles) {
-        char *room = (char *)run->workspace + gather_bytes(&run->problem);
-        params.partials = (float *)(void *)room;
-        params.flags = (uint64_t *)(void *)(room + shape.partial_bytes);
-        params.ticket = next_ticket();
-    }
-    CUfunction function;
-    W4_TRY(w4_cuda_gemm_kernel(device, run->config, &run->problem, &function));
-    CUlaunchAttribute attributes[2];
-    unsigned count = 0;
-    if (!config->any_group) {
-        attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-        attributes[count++].value.programmaticStreamSerializationAllowed = 1;
-    }
-    if (config->cluster > 1) {
-        attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
-        attributes[count].value.clusterDim.x = (unsigned)config->cluster;
-        attributes[count].value.clusterDim.y = attributes[count].value.clusterDim.z = 1;
-        count++;
-    }
-    CUlaunchConfig how = {
-        .gridDimX = shape.grid,
-        .gridDimY = 1,
-        .gridDimZ = 1,
-        .blockDimX = shape.threads,
-        .blockDimY = 1,
-        .blockDimZ = 1,
-        .sharedMemBytes = (unsigned)shape.shared_bytes,
-        .hStream = run->stream,
-        .attrs = attributes,
-        .numAttrs = count,
+    CUtensorMap map;
+    W4_TRY(make_map(run, a, stride, &map));
+    void *arguments[] = {&map, &params};
+    return launch(device, run, &shape, true, arguments);
+}
+
+static w4a16_status launch_sm80(const w4_device *device, const w4_run *run, const void *a, int64_t stride) {
+    w4_cuda_shape shape = w4_cuda_shape_make(device, run->config, &run->problem, run->m);
+    exchange split = make_exchange(run, &shape);
+    int64_t k = run->problem.k, group_size = run->problem.group_size;
+    w4_sm80_gemm_params params = {
+        .gemm = make_params(run),
+        .a = a,
+        .lda = stride / 2,
+        .schedule = shape.schedule,
+        .ring = shape.ring,
+        .stage_bytes = shape.stage_bytes,
+        .slot_bytes = shape.slot_bytes,
+        .lines = shape.lines,
+        .divider = w4_sm80_divider_make(k, group_size),
+        .halves = group_size < k && group_size % W4_BLOCK_COLUMNS != 0,
+        .store_whole = stores_whole(run),
+        .partials = split.partials,
+        .flags = split.flags,
+        .ticket = split.ticket,
     };
-    /* The kernels for any group take the first part of the parameters. */
-    void *arguments[] = {map, &params};
-    return w4_cuda_call(cuLaunchKernelEx, &how, function, arguments, NULL);
+    void *arguments[] = {&params};
+    return launch(device, run, &shape, device->runs.overlaps, arguments);
+}
+
+static w4a16_status launch_decode(const w4_device *device, const w4_run *run, const void *a, int64_t stride) {
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
+    w4_cuda_shape shape = w4_cuda_shape_make(device, run->config, &run->problem, run->m);
+    int64_t k = run->problem.k, group_size = w4_minimum(run->problem.group_size, k);
+    w4_decode_params params = {
+        .gemm = make_params(run),
+        .a = a,
+        .lda = stride / 2,
+        .slices = (int32_t)w4_ceil_divide(run->problem.n, W4_SLICE_ROWS),
+        .span = W4_STEP_COLUMNS / shape.lines,
+        .slot_bytes = shape.slot_bytes,
+    };
+    const w4_packed_layout *layout = &params.gemm.layout;
+    params.gemm.group_size = (int32_t)group_size;
+    params.line_pieces = shape.lines * (config->public.tile_n / W4_SLICE_ROWS) *
+                         (int32_t)(layout->scale_size + layout->zero_size);
+    bool steady = group_size == k || group_size % W4_CHUNK_COLUMNS == 0 || W4_CHUNK_COLUMNS % group_size == 0;
+    params.slow_lines = params.line_pieces > 32 || !steady;
+    void *arguments[] = {&params};
+    return launch(device, run, &shape, device->runs.overlaps, arguments);
 }
 
 static w4a16_status multiply(const w4_device *device, const w4_run *run) {
@@ -171,9 +250,9 @@ static w4a16_status multiply(const w4_device *device, const w4_run *run) {
         a = run->workspace;
         stride = columns * 2;
     }
-    CUtensorMap map;
-    W4_TRY(make_map(run, a, stride, &map));
-    return launch(device, run, &map);
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
+    if (config->decode) return launch_decode(device, run, a, stride);
+    return config->sm80 ? launch_sm80(device, run, a, stride) : launch_sm90(device, run, a, stride);
 }
 
 w4a16_status w4_cuda_run(const w4_device *device, const w4_run *run) {

@@ -91,7 +91,9 @@ static w4a16_status pack_on_host(const w4_device *device, const w4_matrix *matri
 /** Allocate on the device and fill, context current. `packed`: what packing would give, or NULL. */
 static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, const uint8_t *packed) {
     size_t bytes = (size_t)weight->layout.bytes, order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
-    W4_TRY(w4_cuda_allocate(bytes, "a packed weight", &weight->packed));
+    static const uint8_t padding[W4_PACKED_PADDING];
+    W4_TRY(w4_cuda_allocate(bytes + sizeof padding, "a packed weight", &weight->packed));
+    W4_TRY(copy_in(weight->device, weight->packed + bytes, padding, sizeof padding));
     if (matrix->k_order) {
         W4_TRY(w4_cuda_allocate(order_bytes, "a k_order", &weight->k_order));
         W4_TRY(copy_in(weight->device, weight->k_order, matrix->k_order, order_bytes));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Arguments of the decode kernels, by value, and the sizes that the host must know, too. */
-#ifndef W4_SM90_DECODE_PARAMS_H
-#define W4_SM90_DECODE_PARAMS_H
+#ifndef W4_DECODE_PARAMS_H
+#define W4_DECODE_PARAMS_H
 
 #include "params.h"
 
@@ -13,15 +13,14 @@ enum {
     W4_STEPS_OF_CHUNK = 2,           /* W4_CHUNK_BLOCKS / W4_STEP_BLOCKS */
     W4_STEP_COLUMNS = 128,           /* W4_STEP_BLOCKS * W4_BLOCK_COLUMNS */
     W4_DECODE_REDUCTION_TOKENS = 16, /* of one slice: what the warps' sums are exchanged by */
-    W4_DECODE_ALIGNMENT = 128,       /* of what stands in shared memory */
-    W4_PACKED_PADDING = 2048         /* W4_BLOCK_BYTES; may be read behind a packed weight */
+    W4_DECODE_ALIGNMENT = 128        /* of what stands in shared memory */
 };
 
 /** Room for a slice's scales and zero points of one group: scales of up to 4 bytes, then zero points. */
 #define W4_DECODE_LINE_BYTES(zero_kind)                                                                                \
     (64 + ((zero_kind) == W4_PARAM_ZERO_INTEGER ? 16 : (zero_kind) == W4_PARAM_ZERO_FLOAT ? 64 : 0))
 
-typedef struct w4_sm90_decode_params {
+typedef struct w4_decode_params {
     w4_gemm_params gemm;
     const void *a; /* [m, lda], rows 16-byte aligned */
     int64_t lda;
@@ -30,12 +29,14 @@ typedef struct w4_sm90_decode_params {
     int32_t line_pieces; /* pieces of 16 bytes that the scales and zero points of a step have */
     int32_t slow_lines;  /* 1: more than 32 of them, or their place differs from chunk to chunk */
     int32_t slot_bytes;  /* w4_decode_slot_bytes */
-} w4_sm90_decode_params;
+} w4_decode_params;
 
-/** What a stage of a warp's ring holds: codes, activations, scales and zero points, in bytes. */
+/** What a stage of a warp's ring holds: codes, activations, scales and zero points, in bytes, aligned: the places of
+ * activations are found by changing bits of an address. */
 W4_SHARED_FUNCTION int32_t w4_decode_slot_bytes(int32_t slices, int32_t tokens, int32_t span, int32_t zero_kind) {
-    return W4_STEP_BLOCKS * (slices * W4_SLICE_BYTES + tokens * W4_BLOCK_COLUMNS * 2) +
-           W4_STEP_COLUMNS / span * slices * W4_DECODE_LINE_BYTES(zero_kind);
+    int32_t bytes = W4_STEP_BLOCKS * (slices * W4_SLICE_BYTES + tokens * W4_BLOCK_COLUMNS * 2) +
+                    W4_STEP_COLUMNS / span * slices * W4_DECODE_LINE_BYTES(zero_kind);
+    return (bytes + W4_DECODE_ALIGNMENT - 1) / W4_DECODE_ALIGNMENT * W4_DECODE_ALIGNMENT;
 }
 
 /** Shared memory of a CTA. */

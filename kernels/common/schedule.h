@@ -10,8 +10,8 @@
  * Run r belongs to worker workers - 1 - r. A finisher so waits only for workers with a lower index, which the GPU has
  * started before it, and which do the awaited part before anything else: no order in which CTAs get onto the GPU can
  * make workers wait for one another in a circle. */
-#ifndef W4_SM90_SCHEDULE_H
-#define W4_SM90_SCHEDULE_H
+#ifndef W4_SCHEDULE_H
+#define W4_SCHEDULE_H
 
 #include "packed_layout.h"
 
@@ -35,8 +35,11 @@ typedef struct w4_work_cursor {
     int32_t whole;            /* the next whole tile */
 } w4_work_cursor;
 
+/** run * all / workers, where all = split_tiles * stages, without the product, which may need 64 bits: dividing those
+ * is slow on a GPU. workers is less than 2^15. */
 W4_SHARED_FUNCTION int32_t w4_schedule_run_begin(const w4_schedule *schedule, int32_t run) {
-    return (int32_t)((int64_t)run * schedule->split_tiles * schedule->stages / schedule->workers);
+    int32_t all = schedule->split_tiles * schedule->stages, each = all / schedule->workers;
+    return run * each + run * (all - each * schedule->workers) / schedule->workers;
 }
 
 W4_SHARED_FUNCTION int32_t w4_schedule_run(const w4_schedule *schedule, int32_t worker) {

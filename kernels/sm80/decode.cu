@@ -21,9 +21,9 @@
  * Order in the stream: codes and scales are loaded before the kernel before this one has ended; A, C and bias are
  * touched only after griddepcontrol.wait. The next kernel is let in only then, too: so two kernels at most are on the
  * GPU, and with half an SM's room for each, one CTA of each is on every SM. */
+#include "common_gpu/weights.cuh"
 #include "decode_params.h"
 #include "ptx.cuh"
-#include "weights.cuh"
 
 namespace {
 
@@ -35,19 +35,18 @@ constexpr int A_COPIES = TOKENS / 4;                       /* a lane's, of a blo
 constexpr int CHUNKS_AHEAD = WARPS / W4_STEPS_OF_CHUNK;    /* from a warp's step to its next */
 constexpr uint32_t CODE_BYTES = W4_STEP_BLOCKS * SLICES * W4_SLICE_BYTES;
 constexpr uint32_t A_BLOCK_BYTES = TOKENS * W4_BLOCK_COLUMNS * 2, A_BYTES = W4_STEP_BLOCKS * A_BLOCK_BYTES;
-static_assert(SLICES % ROUND == 0, "a reduction has whole rounds");
 static_assert(WARPS % W4_STEPS_OF_CHUNK == 0, "a warp's steps have the same place in their chunks");
 
 /** What a warp loads next: a step of k, for a pass. All addresses are this lane's own. */
 template <int LINE_STRIDE> struct Loader {
-    const w4_sm90_decode_params &params;
+    const w4_decode_params &params;
     const int lane, end, blocks; /* end: of the CTA's slices */
     int first, block;            /* the pass's first slice; the step's first block */
     const uint8_t *codes[SLICES], *line, *activations;
     uint32_t line_target, activations_target; /* in a slot */
     bool has_line;
 
-    __device__ __forceinline__ Loader(const w4_sm90_decode_params &params_, int begin, int end_)
+    __device__ __forceinline__ Loader(const w4_decode_params &params_, int begin, int end_)
         : params(params_), lane(threadIdx.x % 32), end(end_), blocks((int)params_.gemm.layout.blocks) {
         activations_target = CODE_BYTES + lane / 8 * 128 + (lane % 8 ^ lane / 8) * 16;
         restart(begin);
@@ -111,18 +110,18 @@ template <int LINE_STRIDE> struct Loader {
         for (int i = 0; i < SLICES; i++)
 #pragma unroll
             for (int j = 0; j < W4_STEP_BLOCKS; j++)
-                copy_async(target + (j * SLICES + i) * W4_SLICE_BYTES, codes[i] + j * W4_BLOCK_BYTES);
+                copy16(target + (j * SLICES + i) * W4_SLICE_BYTES, codes[i] + j * W4_BLOCK_BYTES);
         /* A chunk at the end of k may have fewer blocks before its lines. */
         const int left = blocks - block / W4_CHUNK_BLOCKS * W4_CHUNK_BLOCKS;
         const int shift = left < W4_CHUNK_BLOCKS ? (left - W4_CHUNK_BLOCKS) * W4_BLOCK_BYTES : 0;
-        if (has_line) copy_async(slot + line_target, line + shift);
+        if (has_line) copy16(slot + line_target, line + shift);
         if (params.slow_lines)
 #pragma unroll 1
             for (int i = lane; i < params.line_pieces; i += 32) {
                 const uint8_t *from;
                 uint32_t to;
                 find_line(i, &from, &to);
-                copy_async(slot + to, from + shift);
+                copy16(slot + to, from + shift);
             }
     }
 
@@ -140,7 +139,7 @@ template <int LINE_STRIDE> struct Loader {
                 if (token + 4 * i < params.gemm.m)
 #pragma unroll
                     for (int j = 0; j < W4_STEP_BLOCKS; j++)
-                        copy_async(to + j * A_BLOCK_BYTES, from + j * W4_BLOCK_COLUMNS * 2);
+                        copy16(to + j * A_BLOCK_BYTES, from + j * W4_BLOCK_COLUMNS * 2);
             }
             return;
         }
@@ -149,7 +148,7 @@ template <int LINE_STRIDE> struct Loader {
             const int row = i / W4_STEP_BLOCKS, j = i % W4_STEP_BLOCKS;
             const int left = params.gemm.k - (block + j) * W4_BLOCK_COLUMNS - lane % 8 * 8;
             if (token + 4 * row < params.gemm.m)
-                copy_async_part((target ^ row % 2 * 64) + row * 512 + j * A_BLOCK_BYTES,
+                copy16_part((target ^ row % 2 * 64) + row * 512 + j * A_BLOCK_BYTES,
                                 left > 0 ? from + row * rows + j * W4_BLOCK_COLUMNS * 2 : (const uint8_t *)params.a,
                                 min(max(left, 0), 8) * 2);
         }
@@ -158,13 +157,13 @@ template <int LINE_STRIDE> struct Loader {
 
 template <class Codes> struct Decoder {
     static constexpr int LINE_STRIDE = W4_DECODE_LINE_BYTES(Codes::ZERO);
-    const w4_sm90_decode_params &params;
+    const w4_decode_params &params;
     const int lane, end;
     uint32_t scale_at[2], scale_selector; /* this lane's rows' words in a line; which bytes of one make a float */
     Codes codes;
     float sums[SLICES][TOKEN_TILES][4];
 
-    __device__ __forceinline__ Decoder(const w4_sm90_decode_params &params_, int end_)
+    __device__ __forceinline__ Decoder(const w4_decode_params &params_, int end_)
         : params(params_), lane(threadIdx.x % 32), end(end_) {
         const int row = lane / 4, size = (int)params.gemm.layout.scale_size;
         for (int i = 0; i < 2; i++) scale_at[i] = CODE_BYTES + A_BYTES + ((row + 8 * i) * size & ~3);
@@ -202,7 +201,7 @@ template <class Codes> struct Decoder {
                 for (int j = 0; j < TOKEN_TILES * 2; j++) {
                     const int token = lane % 8, piece = j % 2 * 4 + lane / 8;
                     uint32_t four[4];
-                    load_matrices(slot + CODE_BYTES + block * A_BLOCK_BYTES + (j / 2 * 8 + token) * 128 + (piece ^ token) * 16, four);
+                    load_matrices(four, slot + CODE_BYTES + block * A_BLOCK_BYTES + (j / 2 * 8 + token) * 128 + (piece ^ token) * 16);
 #pragma unroll
                     for (int l = 0; l < 4; l++) b[j / 2][j % 2 * 4 + l] = four[l];
                 }
@@ -222,12 +221,12 @@ template <class Codes> struct Decoder {
                 codes.word(step % 4 == 0 ? four.x : step % 4 == 1 ? four.y : step % 4 == 2 ? four.z : four.w, a);
 #pragma unroll
                 for (int tile = 0; tile < TOKEN_TILES; tile++) {
-                    const uint32_t b0 = b[tile][step % 4 * 2], b1 = b[tile][step % 4 * 2 + 1];
+                    const uint32_t pair[2] = {b[tile][step % 4 * 2], b[tile][step % 4 * 2 + 1]};
                     if (step % STEPS == 0)
-#pragma unroll
-                        for (int j = 0; j < 4; j++) part[i][tile][j] = 0.0f;
-                    mma<Codes::IS_BF16>(part[i][tile], a, b0, b1);
-                    if constexpr (Codes::RESIDUAL) mma<Codes::IS_BF16>(part[i][tile], codes.residual, b0, b1);
+                        mma<Codes::IS_BF16, false>(part[i][tile], a, pair);
+                    else
+                        mma<Codes::IS_BF16, true>(part[i][tile], a, pair);
+                    if constexpr (Codes::RESIDUAL) mma<Codes::IS_BF16, true>(part[i][tile], codes.residual, pair);
                 }
             }
             if (step % STEPS == STEPS - 1)
@@ -248,7 +247,7 @@ template <class Codes> struct Decoder {
         for (int round = 0; round < SLICES; round += ROUND) {
             if (first + round >= end) break;
 #pragma unroll
-            for (int i = 0; i < ROUND; i++)
+            for (int i = 0; i < ROUND && round + i < SLICES; i++)
 #pragma unroll
                 for (int tile = 0; tile < TOKEN_TILES; tile++) {
                     const float *four = sums[round + i][tile];
@@ -267,7 +266,7 @@ template <class Codes> struct Decoder {
 #pragma unroll
                 for (int warp = 0; warp < WARPS; warp++)
                     sum += __uint_as_float(shared_load32(place + warp * ROUND * TOKEN_TILES * 512));
-                if (token < gemm.m && n < gemm.n && first + round + i < end) {
+                if (token < gemm.m && n < gemm.n && round + i < SLICES && first + round + i < end) {
                     const float bias =
                         gemm.bias ? load_number((const uint8_t *)gemm.bias + (int64_t)n * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
                                                 gemm.bias_dtype)
@@ -288,7 +287,7 @@ template <class Codes> struct Decoder {
     }
 };
 
-template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_sm90_decode_params &params) {
+template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_decode_params &params) {
     extern __shared__ uint8_t memory[];
     constexpr uint32_t ROOM_BYTES = WARPS * W4_SLICE_ROWS * W4_DECODE_REDUCTION_TOKENS * 4;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = (int)params.gemm.layout.blocks;
@@ -300,7 +299,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_s
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
         if (loader.more()) loader.load_weights(slot);
-        copy_async_commit();
+        copies_commit();
         loader.advance();
         for (uint32_t i = lane * 16; i < A_BYTES; i += 512)
             shared_store128(slot + CODE_BYTES + i, make_float4(0, 0, 0, 0));
@@ -312,7 +311,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_s
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
         if (loader.more()) loader.load_activations(slot);
-        copy_async_commit();
+        copies_commit();
         loader.advance();
     }
     Decoder<Dequantizer<BF16, ZERO>> decoder(params, end);
@@ -321,7 +320,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_s
         decoder.clear();
 #pragma unroll 1
         for (int block = warp * W4_STEP_BLOCKS; block < blocks; block += WARPS * W4_STEP_BLOCKS) {
-            copy_async_wait<STAGES - 1>();
+            copies_wait<STAGES - 1>();
             __syncwarp();
             if (params.span == 128)
                 decoder.template multiply<1>(slot);
@@ -334,7 +333,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_s
                 loader.load_weights(slot);
                 loader.load_activations(slot);
             }
-            copy_async_commit();
+            copies_commit();
             loader.advance();
             slot += slot_bytes;
             if (slot == ring_end) slot = ring;
@@ -348,7 +347,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_s
 #define W4_ENTRY_NAME(name, suffix) w4_##name##_##suffix
 #define W4_ENTRY(name, suffix, is_bf16, zero)                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS, W4_RESIDENT)                                                 \
-        W4_ENTRY_NAME(name, suffix)(const __grid_constant__ w4_sm90_decode_params params) {                            \
+        W4_ENTRY_NAME(name, suffix)(const __grid_constant__ w4_decode_params params) {                            \
         decode<is_bf16, zero>(params);                                                                                 \
     }
-#include "entries.cuh"
+#include "common_gpu/entries.cuh"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * From packed codes to the left operand of wgmma. kernels/common/dequantize.h has the bit tricks and their proof. */
-#ifndef W4_SM90_WEIGHTS_CUH
-#define W4_SM90_WEIGHTS_CUH
+ * From packed codes to the left operand of wgmma and mma.sync. kernels/common/dequantize.h has the bit tricks and their
+ * proof. */
+#ifndef W4_GPU_WEIGHTS_CUH
+#define W4_GPU_WEIGHTS_CUH
 
 #include "dequantize.h"
 #include "params.h"

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Arguments of the sm80 GEMM, by value. */
+#ifndef W4_SM80_GEMM_PARAMS_H
+#define W4_SM80_GEMM_PARAMS_H
+
+#include "params.h"
+#include "schedule.h"
+#include "shape.h"
+
+typedef struct w4_sm80_gemm_params {
+    w4_gemm_params gemm;
+    const uint16_t *a; /* [m, lda], rows aligned to 16 bytes */
+    int64_t lda;
+    w4_schedule schedule;
+    int32_t ring;            /* stages that shared memory holds, 2 to W4_SM80_MOST_STAGES */
+    int32_t stage_bytes;     /* of one of them */
+    int32_t slot_bytes;      /* of one strip in a stage */
+    int32_t lines;           /* of scales and zero points in a slot */
+    w4_sm80_divider divider; /* from 32 columns to their group */
+    int32_t halves;          /* 1: a group may end inside a block of 64 columns */
+    int32_t store_whole;     /* 1: rows of C are 16-byte aligned, so that 8 results go in one store */
+    /* Split tiles: [worker][rows/16 of a warp][tile_m/8][threads] float4 of partial sums, and for each worker a flag,
+     * which is `ticket` once its sums are there. The kernel leaves flags at 0; a workspace need not be zeroed, as its
+     * chance of holding the call's random ticket is 2^-64. */
+    float *partials;
+    uint64_t *flags;
+    uint64_t ticket;
+} w4_sm80_gemm_params;
+
+#endif

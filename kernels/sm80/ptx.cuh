@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Every PTX instruction that the sm80 kernels alone use, one function each. Source of meanings and constraints: PTX ISA
+ * 8.x, chapters "cp.async", "ldmatrix", "movmatrix" and "mma". All of them exist from sm_80 on, so that the same code
+ * serves every GPU since. Shared-memory addresses are 32-bit. */
+#ifndef W4_SM80_PTX_CUH
+#define W4_SM80_PTX_CUH
+
+#include "common_gpu/ptx.cuh"
+
+/* ---- Copies into shared memory ------------------------------------------------------------------------------- */
+
+/** 16 bytes, both ends 16-byte aligned, past the L1 cache. */
+__device__ __forceinline__ void copy16(uint32_t target, const void *source) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+}
+
+/** The same, but only the first `bytes` (0 to 16) are read; zeros fill up the rest. */
+__device__ __forceinline__ void copy16_part(uint32_t target, const void *source, uint32_t bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes)
+                 : "memory");
+}
+
+/** What this thread has copied since the last commit is one group. */
+__device__ __forceinline__ void copies_commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int PENDING> __device__ __forceinline__ void copies_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+/* ---- Matrices of 8 x 8 16-bit values -------------------------------------------------------------------------- */
+
+/** Load four: lane 8i + j gives the address of row j of matrix i, 16 bytes; a lane's register i receives the two values
+ * of matrix i in row lane/4, columns 2 * (lane%4) and the next. */
+__device__ __forceinline__ void load_matrices(uint32_t (&matrices)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+__device__ __forceinline__ uint32_t transpose_matrix(uint32_t matrix) {
+    uint32_t result;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(matrix));
+    return result;
+}
+
+__device__ __forceinline__ void shared_store32(uint32_t address, uint32_t value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+/** Store four (two) matrices, transposed; addresses and registers as load_matrices has them, and as the one instruction
+ * of sm90 would do it. */
+template <int COUNT>
+__device__ __forceinline__ void store_each_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) {
+        uint32_t row = __shfl_sync(0xffffffff, address, 8 * i + lane / 4);
+        shared_store32(row + lane % 4 * 4, transpose_matrix(matrices[i]));
+    }
+}
+__device__ __forceinline__ void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
+    store_each_transposed<4>(address, matrices);
+}
+__device__ __forceinline__ void store_matrices_transposed_2(uint32_t address, const uint32_t (&matrices)[4]) {
+    store_each_transposed<2>(address, matrices);
+}
+
+/* ---- mma.sync ------------------------------------------------------------------------------------------------ */
+
+#define W4_MMA(type, sum0, sum1, sum2, sum3)                                                                           \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "   \
+        "{%10, %11, %12, %13};"                                                                                        \
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                               \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sum0), "f"(sum1), "f"(sum2),           \
+          "f"(sum3))
+
+/** d[16, 8] = a[16, 16] * b[16, 8] + (ADD ? d : 0); fp16 or bf16 operands, fp32 sums. d: four sums in a row, as
+ * common_gpu/store.cuh has them. */
+template <bool BF16, bool ADD>
+__device__ __forceinline__ void mma(float *d, const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    if constexpr (BF16 && ADD)
+        W4_MMA("bf16", d[0], d[1], d[2], d[3]);
+    else if constexpr (BF16)
+        W4_MMA("bf16", 0.0f, 0.0f, 0.0f, 0.0f);
+    else if constexpr (ADD)
+        W4_MMA("f16", d[0], d[1], d[2], d[3]);
+    else
+        W4_MMA("f16", 0.0f, 0.0f, 0.0f, 0.0f);
+}
+
+#undef W4_MMA
+
+#endif

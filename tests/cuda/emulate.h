@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Runs the source of an sm80 kernel on the CPU: each thread of a CTA is a fiber, and what the lanes of a warp or the
+ * threads of a CTA do together (mma, ldmatrix, barriers) is a meeting point. This file stands in for the kernels'
+ * ptx.cuh and for what nvcc knows by itself. Copies into shared memory are made when they are started, or as late as
+ * the kernel allows, when it waits for them: with both, a stage that is read too early or overwritten too early shows.
+ */
+#ifndef W4A16_TESTS_EMULATE_H
+#define W4A16_TESTS_EMULATE_H
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <vector_functions.h>
+
+/* ---- What emulate.cpp gives ---------------------------------------------------------------------------------- */
+
+struct emulated_index {
+    unsigned x;
+};
+extern emulated_index threadIdx, blockIdx;
+
+/** Wait until all lanes of the warp have come here; the last one runs `work` on what each has brought. */
+void emulate_meet_warp(void (*work)(void *const brought[32]), void *mine);
+/** Wait until `threads` threads of the CTA have come to this barrier. */
+void emulate_meet_threads(int barrier, int threads);
+/** One CTA after another, those of lower index first; each thread runs `thread(arguments)`. late: copies are made when
+ * they are waited for. */
+void emulate_launch(unsigned grid, unsigned threads, bool late, void (*thread)(const void *arguments),
+                    const void *arguments, void (*begin_cta)());
+
+void emulate_copy(void *target, const void *source, uint32_t bytes);
+void emulate_commit();
+void emulate_wait(int pending);
+
+/* ---- What nvcc knows by itself ------------------------------------------------------------------------------- */
+
+#undef __global__
+#undef __device__
+#undef __shared__
+#undef __launch_bounds__
+#undef __grid_constant__
+#undef __forceinline__
+#undef __align__
+#define __global__
+#define __device__
+#define __shared__
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define __forceinline__ inline
+#define __align__(bytes)
+
+static inline int max(int a, int b) {
+    return a > b ? a : b;
+}
+static inline int min(int a, int b) {
+    return a < b ? a : b;
+}
+static inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+    auto one = [](__half x, __half y, __half z) {
+        return __double2half((double)__half2float(x) * (double)__half2float(y) + (double)__half2float(z));
+    };
+    return __half2{one(a.x, b.x, c.x), one(a.y, b.y, c.y)};
+}
+template <class T> static inline T __ldg(const T *address) {
+    return *address;
+}
+template <class T> static inline T __ldcg(const T *address) {
+    return *address;
+}
+template <class T> static inline void __stcg(T *address, T value) {
+    *address = value;
+}
+static inline float __uint_as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+static inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
+    const uint64_t bytes = (uint64_t)high << 32 | low;
+    uint32_t result = 0;
+    for (int i = 0; i < 4; i++) result |= (uint32_t)(bytes >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return result;
+}
+static inline void __syncthreads_of(int threads) {
+    emulate_meet_threads(0, threads);
+}
+static inline void __syncwarp() {
+    emulate_meet_warp([](void *const *) {}, nullptr);
+}
+static inline uint32_t __shfl_sync(uint32_t, uint32_t value, int source) {
+    struct shuffle {
+        uint32_t value, result;
+        int source;
+    } mine = {value, 0, source};
+    emulate_meet_warp(
+        [](void *const brought[32]) {
+            for (int i = 0; i < 32; i++) {
+                shuffle *lane = (shuffle *)brought[i];
+                lane->result = ((shuffle *)brought[lane->source % 32])->value;
+            }
+        },
+        &mine);
+    return mine.result;
+}
+
+/* ---- kernels/common_gpu/ptx.cuh ------------------------------------------------------------------------------- */
+
+#define W4_GPU_PTX_CUH
+
+namespace {
+
+enum { EMULATED_SHARED = 232448 };
+alignas(1024) uint8_t memory[EMULATED_SHARED]; /* what the kernel calls `extern __shared__` */
+
+inline uint8_t *shared_pointer(uint32_t address) {
+    return memory + address;
+}
+inline uint32_t shared_address(const void *pointer) {
+    return (uint32_t)((const uint8_t *)pointer - memory);
+}
+inline void group_sync(int barrier, int threads) {
+    emulate_meet_threads(barrier, threads);
+}
+inline void grid_launch_dependents() {}
+inline void grid_dependency_wait() {}
+inline void flag_store(uint64_t *flag, uint64_t value) {
+    *flag = value;
+}
+inline uint64_t flag_load(const uint64_t *flag) {
+    return *flag;
+}
+template <class T> inline T shared_load(uint32_t address) {
+    T value;
+    if (address % sizeof value || address + sizeof value > EMULATED_SHARED) abort();
+    memcpy(&value, shared_pointer(address), sizeof value);
+    return value;
+}
+inline uint4 shared_load128(uint32_t address) {
+    return shared_load<uint4>(address);
+}
+inline uint32_t shared_load32(uint32_t address) {
+    return shared_load<uint32_t>(address);
+}
+inline uint32_t shared_load8(uint32_t address) {
+    return shared_load<uint8_t>(address);
+}
+template <uint32_t MASK> inline uint32_t and_or(uint32_t word, uint32_t magic) {
+    return (word & MASK) | magic;
+}
+inline uint32_t in_register(uint32_t value) {
+    return value;
+}
+
+/* ---- kernels/sm80/ptx.cuh ------------------------------------------------------------------------------------- */
+
+#define W4_SM80_PTX_CUH
+
+inline void copy16_part(uint32_t target, const void *source, uint32_t bytes) {
+    if (target % 16 || (uintptr_t)source % 16 || bytes > 16 || target + 16 > EMULATED_SHARED) abort();
+    emulate_copy(shared_pointer(target), source, bytes);
+}
+inline void copy16(uint32_t target, const void *source) {
+    copy16_part(target, source, 16);
+}
+inline void copies_commit() {
+    emulate_commit();
+}
+template <int PENDING> inline void copies_wait() {
+    emulate_wait(PENDING);
+}
+
+struct matrix_lane {
+    uint32_t address, values[4];
+};
+inline void load_matrices(uint32_t (&matrices)[4], uint32_t address) {
+    matrix_lane mine = {address, {0, 0, 0, 0}};
+    emulate_meet_warp(
+        [](void *const brought[32]) {
+            for (int lane = 0; lane < 32; lane++)
+                for (int i = 0; i < 4; i++) {
+                    uint32_t row = ((matrix_lane *)brought[8 * i + lane / 4])->address;
+                    if (row % 16) abort();
+                    ((matrix_lane *)brought[lane])->values[i] = shared_load<uint32_t>(row + lane % 4 * 4);
+                }
+        },
+        &mine);
+    memcpy(matrices, mine.values, sizeof mine.values);
+}
+
+/** What movmatrix and the stores do together: the transposed matrices, at the address of each row. */
+template <int COUNT> inline void store_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
+    matrix_lane mine = {address, {matrices[0], matrices[1], matrices[2], matrices[3]}};
+    emulate_meet_warp(
+        [](void *const brought[32]) {
+            for (int i = 0; i < COUNT; i++)
+                for (int row = 0; row < 8; row++)
+                    for (int column = 0; column < 8; column++) {
+                        uint32_t pair = ((matrix_lane *)brought[4 * column + row / 2])->values[i];
+                        uint16_t value = (uint16_t)(pair >> 16 * (row % 2));
+                        uint32_t target = ((matrix_lane *)brought[8 * i + row])->address;
+                        memcpy(shared_pointer(target + column * 2), &value, 2);
+                    }
+        },
+        &mine);
+}
+inline void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
+    store_transposed<4>(address, matrices);
+}
+inline void store_matrices_transposed_2(uint32_t address, const uint32_t (&matrices)[4]) {
+    store_transposed<2>(address, matrices);
+}
+
+struct mma_lane {
+    float *d;
+    const uint32_t *a, *b;
+};
+template <bool BF16> inline float number(uint32_t pair, int index) {
+    const uint16_t bits = (uint16_t)(pair >> 16 * index);
+    if (BF16) return __uint_as_float((uint32_t)bits << 16);
+    __half_raw raw;
+    raw.x = bits;
+    return __half2float(__half(raw));
+}
+template <bool BF16, bool ADD> inline void mma(float *d, const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_lane mine = {d, a, b};
+    emulate_meet_warp(
+        [](void *const brought[32]) {
+            float left[16][16], right[16][8];
+            for (int lane = 0; lane < 32; lane++) {
+                const mma_lane *it = (const mma_lane *)brought[lane];
+                for (int i = 0; i < 8; i++)
+                    left[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i % 2 + i / 4 * 8] =
+                        number<BF16>(it->a[i / 2], i % 2);
+                for (int i = 0; i < 4; i++)
+                    right[lane % 4 * 2 + i % 2 + i / 2 * 8][lane / 4] = number<BF16>(it->b[i / 2], i % 2);
+            }
+            for (int lane = 0; lane < 32; lane++) {
+                float *sums = ((const mma_lane *)brought[lane])->d;
+                for (int i = 0; i < 4; i++) {
+                    double sum = ADD ? (double)sums[i] : 0;
+                    for (int k = 0; k < 16; k++)
+                        sum += (double)left[lane / 4 + i / 2 * 8][k] * (double)right[k][lane % 4 * 2 + i % 2];
+                    sums[i] = (float)sum;
+                }
+            }
+        },
+        &mine);
+}
+
+} // namespace
+
+#endif
