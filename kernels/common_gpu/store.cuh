@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * How the GEMM kernels end a tile: partial sums of split tiles, and results. The including kernel's ptx.cuh has
- * store_matrices_transposed. Sums lie as mma.sync and wgmma leave them: of each 16 rows (out features) that a warp has,
- * a thread's sums 4i..4i+3 are (row, token), (row, token + 1), (row + 8, token), (row + 8, token + 1), where row =
- * lane/4 and token = 8i + 2 * (lane%4). */
+ * store_matrices_transposed and thread_index. Sums lie as mma.sync and wgmma leave them: of each 16 rows (out features)
+ * that a warp has, a thread's sums 4i..4i+3 are (row, token), (row, token + 1), (row + 8, token), (row + 8, token + 1),
+ * where row = lane/4 and token = 8i + 2 * (lane%4). */
 #ifndef W4_GPU_STORE_CUH
 #define W4_GPU_STORE_CUH
 
@@ -18,7 +18,7 @@ template <class Params, int THREADS, int FLAGS> struct Share {
 
     __device__ int index(int of) const { return of * FLAGS + flag; }
     template <int FOURS> __device__ float4 *partials(int of) const {
-        return (float4 *)params.partials + (int64_t)index(of) * (FOURS * THREADS) + threadIdx.x % THREADS;
+        return (float4 *)params.partials + (int64_t)index(of) * (FOURS * THREADS) + thread_index() % THREADS;
     }
 
     /** Leave these sums for the worker that finishes the tile. */
@@ -30,7 +30,7 @@ template <class Params, int THREADS, int FLAGS> struct Share {
             __stcg(target + i * THREADS, make_float4(four[0], four[1], four[2], four[3]));
         }
         group_sync(barrier, THREADS); /* the flag's release covers what all threads wrote before it */
-        if (threadIdx.x % THREADS == 0) flag_store(params.flags + index(worker), params.ticket);
+        if (thread_index() % THREADS == 0) flag_store(params.flags + index(worker), params.ticket);
     }
 
     /** Add what the other workers have of the tile, in the order of k. MOST: float4s that registers have room for. */
@@ -69,7 +69,7 @@ template <class Params, int THREADS, int FLAGS> struct Share {
             }
         }
         group_sync(barrier, THREADS); /* all have seen the flags */
-        for (int helper = 1 + threadIdx.x % THREADS; helper <= helpers; helper += THREADS)
+        for (int helper = 1 + thread_index() % THREADS; helper <= helpers; helper += THREADS)
             params.flags[index(worker - helper)] = 0;
     }
 };
@@ -86,7 +86,7 @@ __device__ __forceinline__ void store_rows(const Params &params, uint32_t stagin
                                            const float (&sums)[SUMS]) {
     const w4_gemm_params &gemm = params.gemm;
     constexpr int TILE_M = 2 * SUMS;
-    const int lane = threadIdx.x % 32;
+    const int lane = thread_index() % 32;
     if (n >= gemm.n) return;
     const bool bf16 = gemm.c_dtype == W4_PARAM_BF16;
     float bias[2] = {0.0f, 0.0f};
@@ -98,33 +98,27 @@ __device__ __forceinline__ void store_rows(const Params &params, uint32_t stagin
                                   gemm.bias_dtype);
         }
     constexpr int TOKENS = TILE_M < 16 ? TILE_M : 16; /* at a time: 32 bytes of staging each */
-    /* Where this lane's row of the four 8 x 8 matrices goes: 8 tokens x 2 halves of 8 out features, twice. */
-    const int row = lane / 16 * 8 + lane % 8, half = lane / 8 % 2;
+    /* Where 8 out features of a token stand, and where row `row` of 8 x 8 matrix i goes: 8 tokens x 2 halves of 8 out
+     * features, twice. */
+    auto place = [&](int token, int half) { return staging + token * 32 + (half ^ token / 4 % 2) * 16; };
+    auto row_place = [&](int i, int row) { return place(i / 2 * 8 + row, i % 2); };
 #pragma unroll
     for (int first = 0; first < TILE_M; first += TOKENS) {
         if (m + first >= gemm.m) break;
+        uint32_t matrices[TOKENS / 4];
 #pragma unroll
-        for (int pair = 0; pair < TOKENS / 8; pair += 2) {
-            uint32_t matrices[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float *four = &sums[(first / 8 + pair + i / 2) * 4 % SUMS];
-                matrices[i] = pack_results(fmaf(gemm.alpha, four[i % 2 * 2], bias[i % 2]),
-                                           fmaf(gemm.alpha, four[i % 2 * 2 + 1], bias[i % 2]), bf16);
-            }
-            int token = pair * 8 + row;
-            uint32_t target = staging + token * 32 + (half ^ token / 4 % 2) * 16;
-            if (TOKENS == 8)
-                store_matrices_transposed_2(staging + (lane % 8) * 32 + (half ^ lane % 8 / 4) * 16, matrices);
-            else
-                store_matrices_transposed(target, matrices);
+        for (int i = 0; i < TOKENS / 4; i++) {
+            const float *four = &sums[(first / 8 + i / 2) * 4];
+            matrices[i] = pack_results(fmaf(gemm.alpha, four[i % 2 * 2], bias[i % 2]),
+                                       fmaf(gemm.alpha, four[i % 2 * 2 + 1], bias[i % 2]), bf16);
         }
+        store_matrices_transposed(matrices, row_place);
         __syncwarp();
 #pragma unroll
         for (int piece = 0; piece < (TOKENS * 2 + 31) / 32; piece++) {
             int at = piece * 32 + lane, token = at / 2, column = n + at % 2 * 8;
             if (token < TOKENS && m + first + token < gemm.m && column < gemm.n) {
-                uint4 eight = shared_load128(staging + token * 32 + (at % 2 ^ token / 4 % 2) * 16);
+                uint4 eight = shared_load128(place(token, at % 2));
                 uint16_t *target = (uint16_t *)gemm.c + (m + first + token) * gemm.ldc + column;
                 if (params.store_whole && column + 8 <= gemm.n) {
                     *(uint4 *)target = eight;

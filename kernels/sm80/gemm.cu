@@ -46,8 +46,8 @@ static_assert(TILE_K <= W4_CHUNK_COLUMNS, "a stage lies in one chunk");
 static_assert(A_BYTES % W4_SM80_ALIGNMENT == 0, "slots are aligned");
 
 /* This warp's first strip of the tile, and its first 16 rows in it. */
-#define FIRST_SLOT ((int)(threadIdx.x / 32 * SLICES / 4))
-#define FIRST_SLICE ((int)(threadIdx.x / 32 * SLICES % 4))
+#define FIRST_SLOT ((int)(thread_index() / 32 * SLICES / 4))
+#define FIRST_SLICE ((int)(thread_index() / 32 * SLICES % 4))
 
 /** A CTA's tile: its first token and first strip. */
 struct Tile {
@@ -64,15 +64,25 @@ struct Tile {
  * writes it. */
 struct Progress {
     w4_work_cursor cursor;
-    w4_work work; /* tile -1: none is left; begin: the next stage to load */
-    int ring_at, m;
+    w4_work work;       /* tile -1: none is left */
+    int stage, ring_at; /* the next stage of the tile, and its place in the ring */
+    int m, lead; /* of loading: the tile's first token; of multiplying: stages that are loaded before the first */
     const uint8_t *weights; /* the tile's strip that holds this warp's first rows */
 
+    __device__ __forceinline__ void begin(const w4_sm80_gemm_params &params, int worker) {
+        cursor = w4_schedule_begin(&params.schedule, worker);
+        ring_at = 0;
+    }
+    __device__ __forceinline__ void advance(const w4_sm80_gemm_params &params) {
+        stage++;
+        ring_at = ring_at + 1 < params.ring ? ring_at + 1 : 0;
+    }
     __device__ __forceinline__ void next(const w4_sm80_gemm_params &params) {
         if (!w4_schedule_next(&params.schedule, &cursor, &work)) {
             work.tile = -1;
             return;
         }
+        stage = work.begin;
         const Tile tile(params.schedule, work.tile);
         const w4_packed_layout &layout = params.gemm.layout;
         m = tile.m;
@@ -95,12 +105,6 @@ struct Shared {
     __device__ uint32_t staging(int index) const { return slot(index, FIRST_SLOT) + FIRST_SLICE * SLICE_BYTES; }
 };
 static_assert(2 * WARPS * sizeof(Progress) <= W4_SM80_FIXED_BYTES, "room for the progress of all warps");
-
-/** Where sums take nearly all registers, what follows from this value is worked out again for each stage: the compiler
- * would keep it. */
-__device__ __forceinline__ int again(int value) {
-    return SLICES * SUMS < 64 ? value : (int)in_register((uint32_t)value);
-}
 
 /** Wait until at most `pending` groups of this thread's copies are on their way. */
 __device__ __forceinline__ void wait_for_copies(int pending) {
@@ -137,22 +141,15 @@ static_assert(W4_SM80_MOST_STAGES - 2 == 6, "wait_for_copies has a case for each
 template <bool BF16, int ZERO> __device__ __forceinline__ void gemm(const w4_sm80_gemm_params &params) {
     extern __shared__ __align__(1024) uint8_t memory[];
     const Shared shared(memory, params);
-    const int worker = blockIdx.x, lane = threadIdx.x % 32;
-    Progress *const progress = (Progress *)memory + threadIdx.x / 32 * 2;
+    const int worker = blockIdx.x;
+    Progress *const progress = (Progress *)memory + thread_index() / 32 * 2;
     grid_launch_dependents();
     grid_dependency_wait();
     Loader loader(params, shared, progress[0], worker);
-    if (lane == 0) progress[1].cursor = w4_schedule_begin(&params.schedule, worker);
-    Consumer<Dequantizer<BF16, ZERO>> consumer(params, shared);
-    int lead = params.ring - 1;
+    Consumer<Dequantizer<BF16, ZERO>> consumer(params, shared, progress[1], worker);
 #pragma unroll 1
-    while (true) {
-        __syncwarp();
-        if (lane == 0) progress[1].next(params);
-        __syncwarp();
-        if (progress[1].work.tile < 0) break;
-        const int last = consumer.multiply(progress[1].work.begin, progress[1].work.end, lead, loader);
-        lead = 0;
+    while (consumer.next_work()) {
+        consumer.multiply(loader);
         const w4_work work = progress[1].work;
         const Share<w4_sm80_gemm_params, THREADS, 1> share(params, worker, 0, 0);
         if (work.begin > 0) {
@@ -163,7 +160,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void gemm(const w4_sm8
         const Tile tile(params.schedule, work.tile);
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++)
-            store_rows(params, shared.staging(last), tile.m,
+            store_rows(params, shared.staging(consumer.last_stage()), tile.m,
                        (tile.strip + FIRST_SLOT) * W4_BLOCK_ROWS + (FIRST_SLICE + slice) * 16, consumer.sums[slice]);
     }
 }

@@ -10,9 +10,8 @@ struct Loader {
     __device__ __forceinline__ Loader(const w4_sm80_gemm_params &params_, const Shared &shared_, Progress &progress_,
                                       int worker)
         : params(params_), shared(shared_), progress(progress_) {
-        if (threadIdx.x % 32 == 0) {
-            progress.cursor = w4_schedule_begin(&params.schedule, worker);
-            progress.ring_at = 0;
+        if (thread_index() % 32 == 0) {
+            progress.begin(params, worker);
             progress.next(params);
         }
     }
@@ -20,7 +19,7 @@ struct Loader {
     /** This warp's weights of stage `stage`: codes, and the scales and zero points of the groups that it touches. */
     __device__ __forceinline__ void load_weights(int stage, const uint8_t *weights, uint32_t slot) const {
         const w4_packed_layout &layout = params.gemm.layout;
-        const int lane = again(threadIdx.x) % 32, block = stage * BLOCKS, chunk = block / W4_CHUNK_BLOCKS;
+        const int lane = thread_index() % 32, block = stage * BLOCKS, chunk = block / W4_CHUNK_BLOCKS;
         const int in_chunk = block % W4_CHUNK_BLOCKS, left = (int)layout.blocks - block;
         const uint8_t *source = weights + chunk * layout.chunk_stride;
         const uint8_t *codes = source + in_chunk * W4_BLOCK_BYTES + FIRST_SLICE * SLICE_BYTES + lane * 16;
@@ -57,7 +56,7 @@ struct Loader {
     /** Activations of stage `stage`; past the last token and the last column, zeros. */
     __device__ __forceinline__ void load_activations(int stage, int m, uint32_t target) const {
         constexpr int ROWS = THREADS / 8; /* of 64 columns that the threads copy at a time, 8 pieces each */
-        const int thread = again(threadIdx.x), piece = thread % 8, row = thread / 8;
+        const int thread = thread_index(), piece = thread % 8, row = thread / 8;
         const int column = stage * TILE_K + piece * 8;
         const uint16_t *a = params.a;
 #pragma unroll
@@ -75,20 +74,16 @@ struct Loader {
     /** Start the copies of the next stage, if there is one. Each call is one group of copies. */
     __device__ __forceinline__ void load() {
         __syncwarp();
-        const int ring_at = progress.ring_at, stage = progress.work.begin;
         const bool more = progress.work.tile >= 0;
         if (more) {
-            load_weights(stage, progress.weights, shared.slot(ring_at, FIRST_SLOT));
-            load_activations(stage, progress.m, shared.stage(ring_at));
+            load_weights(progress.stage, progress.weights, shared.slot(progress.ring_at, FIRST_SLOT));
+            load_activations(progress.stage, progress.m, shared.stage(progress.ring_at));
         }
         copies_commit();
         __syncwarp(); /* all lanes have read it */
-        if (threadIdx.x % 32 == 0) {
-            progress.ring_at = ring_at + 1 < params.ring ? ring_at + 1 : 0;
-            if (more) {
-                progress.work.begin = stage + 1;
-                if (stage + 1 == progress.work.end) progress.next(params);
-            }
+        if (more && thread_index() % 32 == 0) {
+            progress.advance(params);
+            if (progress.stage == progress.work.end) progress.next(params);
         }
     }
 };

@@ -7,6 +7,18 @@
 
 #include "common_gpu/ptx.cuh"
 
+/** This thread's number in the CTA. Where sums take nearly all registers it is asked for again and again: the compiler
+ * would keep it, and what follows from it. */
+__device__ __forceinline__ unsigned thread_index() {
+#if W4_TILE_N / 16 / W4_WARPS * W4_TILE_M < 128
+    return threadIdx.x;
+#else
+    unsigned index;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+    return index;
+#endif
+}
+
 /* ---- Copies into shared memory ------------------------------------------------------------------------------- */
 
 /** 16 bytes, both ends 16-byte aligned, past the L1 cache. */
@@ -50,22 +62,13 @@ __device__ __forceinline__ void shared_store32(uint32_t address, uint32_t value)
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-/** Store four (two) matrices, transposed; addresses and registers as load_matrices has them, and as the one instruction
- * of sm90 would do it. */
-template <int COUNT>
-__device__ __forceinline__ void store_each_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
-    const int lane = threadIdx.x % 32;
+/** Store matrices, transposed: place(i, j) is the address for row j of matrix i, 16 bytes; registers as load_matrices
+ * has them. */
+template <int COUNT, class Place>
+__device__ __forceinline__ void store_matrices_transposed(const uint32_t (&matrices)[COUNT], const Place &place) {
+    const int lane = thread_index() % 32;
 #pragma unroll
-    for (int i = 0; i < COUNT; i++) {
-        uint32_t row = __shfl_sync(0xffffffff, address, 8 * i + lane / 4);
-        shared_store32(row + lane % 4 * 4, transpose_matrix(matrices[i]));
-    }
-}
-__device__ __forceinline__ void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
-    store_each_transposed<4>(address, matrices);
-}
-__device__ __forceinline__ void store_matrices_transposed_2(uint32_t address, const uint32_t (&matrices)[4]) {
-    store_each_transposed<2>(address, matrices);
+    for (int i = 0; i < COUNT; i++) shared_store32(place(i, lane / 4) + lane % 4 * 4, transpose_matrix(matrices[i]));
 }
 
 /* ---- mma.sync ------------------------------------------------------------------------------------------------ */

@@ -9,6 +9,10 @@
 
 #include <cuda.h>
 
+__device__ __forceinline__ unsigned thread_index() {
+    return threadIdx.x;
+}
+
 /* ---- mbarrier ------------------------------------------------------------------------------------------------ */
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -80,16 +84,13 @@ __device__ __forceinline__ void turn_pass(int barrier) {
 
 /* ---- Shared memory ------------------------------------------------------------------------------------------- */
 
-/** Store four (two) 8 x 8 matrices of 16-bit values, transposed: lane 8i + j gives the address of row j of matrix i, 16
- * bytes; a lane's register i holds its two values of matrix i in row lane/4, columns 2 * (lane%4) and the next. */
-__device__ __forceinline__ void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
+/** Store 8 x 8 matrices of 16-bit values, transposed: place(i, j) is the address for row j of matrix i, 16 bytes; a
+ * lane's register i holds its two values of matrix i in row lane/4, columns 2 * (lane%4) and the next. */
+template <class Place>
+__device__ __forceinline__ void store_matrices_transposed(const uint32_t (&matrices)[4], const Place &place) {
+    const uint32_t address = place(threadIdx.x % 32 / 8, threadIdx.x % 8);
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                  "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
-                 : "memory");
-}
-__device__ __forceinline__ void store_matrices_transposed_2(uint32_t address, const uint32_t (&matrices)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(matrices[0]),
-                 "r"(matrices[1])
                  : "memory");
 }
 

@@ -90,21 +90,6 @@ static inline void __syncthreads_of(int threads) {
 static inline void __syncwarp() {
     emulate_meet_warp([](void *const *) {}, nullptr);
 }
-static inline uint32_t __shfl_sync(uint32_t, uint32_t value, int source) {
-    struct shuffle {
-        uint32_t value, result;
-        int source;
-    } mine = {value, 0, source};
-    emulate_meet_warp(
-        [](void *const brought[32]) {
-            for (int i = 0; i < 32; i++) {
-                shuffle *lane = (shuffle *)brought[i];
-                lane->result = ((shuffle *)brought[lane->source % 32])->value;
-            }
-        },
-        &mine);
-    return mine.result;
-}
 
 /* ---- kernels/common_gpu/ptx.cuh ------------------------------------------------------------------------------- */
 
@@ -172,6 +157,10 @@ template <int PENDING> inline void copies_wait() {
     emulate_wait(PENDING);
 }
 
+inline unsigned thread_index() {
+    return threadIdx.x;
+}
+
 struct matrix_lane {
     uint32_t address, values[4];
 };
@@ -190,27 +179,30 @@ inline void load_matrices(uint32_t (&matrices)[4], uint32_t address) {
     memcpy(matrices, mine.values, sizeof mine.values);
 }
 
-/** What movmatrix and the stores do together: the transposed matrices, at the address of each row. */
-template <int COUNT> inline void store_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
-    matrix_lane mine = {address, {matrices[0], matrices[1], matrices[2], matrices[3]}};
+inline uint32_t transpose_matrix(uint32_t matrix) {
+    matrix_lane mine = {0, {matrix, 0, 0, 0}};
     emulate_meet_warp(
         [](void *const brought[32]) {
-            for (int i = 0; i < COUNT; i++)
-                for (int row = 0; row < 8; row++)
-                    for (int column = 0; column < 8; column++) {
-                        uint32_t pair = ((matrix_lane *)brought[4 * column + row / 2])->values[i];
-                        uint16_t value = (uint16_t)(pair >> 16 * (row % 2));
-                        uint32_t target = ((matrix_lane *)brought[8 * i + row])->address;
-                        memcpy(shared_pointer(target + column * 2), &value, 2);
-                    }
+            for (int lane = 0; lane < 32; lane++) {
+                uint32_t pair = 0;
+                for (int i = 0; i < 2; i++) {
+                    int row = lane % 4 * 2 + i, column = lane / 4; /* of the matrix that comes in */
+                    uint32_t from = ((matrix_lane *)brought[4 * row + column / 2])->values[0];
+                    pair |= (from >> 16 * (column % 2) & 0xffff) << 16 * i;
+                }
+                ((matrix_lane *)brought[lane])->values[1] = pair;
+            }
         },
         &mine);
+    return mine.values[1];
 }
-inline void store_matrices_transposed(uint32_t address, const uint32_t (&matrices)[4]) {
-    store_transposed<4>(address, matrices);
-}
-inline void store_matrices_transposed_2(uint32_t address, const uint32_t (&matrices)[4]) {
-    store_transposed<2>(address, matrices);
+template <int COUNT, class Place>
+inline void store_matrices_transposed(const uint32_t (&matrices)[COUNT], const Place &place) {
+    const int lane = threadIdx.x % 32;
+    for (int i = 0; i < COUNT; i++) {
+        const uint32_t pair = transpose_matrix(matrices[i]);
+        memcpy(shared_pointer(place(i, lane / 4) + lane % 4 * 4), &pair, 4);
+    }
 }
 
 struct mma_lane {
