@@ -149,8 +149,8 @@ template <int LINE_STRIDE> struct Loader {
             const int left = params.gemm.k - (block + j) * W4_BLOCK_COLUMNS - lane % 8 * 8;
             if (token + 4 * row < params.gemm.m)
                 copy16_part((target ^ row % 2 * 64) + row * 512 + j * A_BLOCK_BYTES,
-                                left > 0 ? from + row * rows + j * W4_BLOCK_COLUMNS * 2 : (const uint8_t *)params.a,
-                                min(max(left, 0), 8) * 2);
+                            left > 0 ? from + row * rows + j * W4_BLOCK_COLUMNS * 2 : (const uint8_t *)params.a,
+                            left > 0 ? 16 : 0);
         }
     }
 };

@@ -22,7 +22,7 @@ enum {
 
 typedef struct w4_decode_params {
     w4_gemm_params gemm;
-    const void *a; /* [m, lda], rows 16-byte aligned */
+    const void *a; /* [m, lda], rows aligned to 16 bytes; columns from k to a multiple of 8 are zeros */
     int64_t lda;
     int32_t slices;      /* of the matrix: ceil(n / 16) */
     int32_t span;        /* columns that surely are of one group: 128, 64 or 32 */

@@ -67,7 +67,7 @@ struct Loader {
             const bool exists = m + token < params.gemm.m && k < params.gemm.k;
             const uint16_t *source = exists ? a + (m + token) * params.lda + k : a;
             copy16_part(target + at * 128 + ((piece ^ token % 8) << 4), source,
-                        exists ? min(params.gemm.k - k, 8) * 2 : 0);
+                        exists ? 16 : 0);
         }
     }
 

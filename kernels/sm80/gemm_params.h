@@ -9,7 +9,7 @@
 
 typedef struct w4_sm80_gemm_params {
     w4_gemm_params gemm;
-    const uint16_t *a; /* [m, lda], rows aligned to 16 bytes */
+    const uint16_t *a; /* [m, lda], rows aligned to 16 bytes; columns from k to a multiple of 8 are zeros */
     int64_t lda;
     w4_schedule schedule;
     int32_t ring;            /* stages that shared memory holds, 2 to W4_SM80_MOST_STAGES */

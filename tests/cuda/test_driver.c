@@ -129,7 +129,7 @@ static void gpus_run_their_code(void **state) {
     w4a16_plan_destroy(plan);
     plan = NULL;
     if (strcmp(expected[i].kernels, "sm80_") == 0) {
-        options.config = "sm90_n128m16k64_any";
+        options.config = "sm90_n128m16k256_any";
         REFUSED(w4a16_plan_create(weight, &options, &plan), W4A16_ERROR_UNSUPPORTED, "compute capability 9.0 alone");
     }
     w4a16_weight_destroy(weight);

@@ -9,7 +9,7 @@
 
 #include <pthread.h>
 
-enum { MAX_SIZE = 4096, MOVES = 3, MAX_PLANS = MOVES * (TEST_MAX_CONFIGS + 1), MAX_CALLS = 5000 };
+enum { MAX_SIZE = 4096, MOVES = 3, MAX_PLANS = 2 * MOVES * (TEST_MAX_CONFIGS + 1), MAX_CALLS = 5000 };
 
 /** A square weight that moves and negates elements. */
 typedef struct move {

@@ -189,7 +189,7 @@ static void shared_tiles(void **state) {
                     s.workers = s.tiles_m * s.tiles_n * s.split;
                     for (int32_t worker = 0, done = 0; worker < s.workers; worker++) {
                         w4_work_cursor cursor = w4_schedule_begin(&s, worker);
-                        w4_work work;
+                        w4_work work = {-1, -1, -1};
                         EXPECT(&s, w4_schedule_next(&s, &cursor, &work), worker);
                         EXPECT(&s, work.tile == worker / s.split && work.begin == done, worker);
                         int32_t stages = work.end - work.begin;

@@ -357,18 +357,18 @@ static double decode_cost(const w4_device *device, const w4_cuda_config *config,
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
-    const cost *cost = device->runs.sm90 ? find_cost(config) : NULL;
+    const cost *found = device->runs.sm90 ? find_cost(config) : NULL;
     /* Where some configs were measured, one that was not comes after all of them: a second is longer than any. */
     double behind = device->runs.sm90 ? 1 : 0;
-    if (!cost && config->decode) return decode_cost(device, config, problem) + behind;
-    if (!cost && config->sm80) return sm80_cost(device, config, problem) + behind;
+    if (!found && config->decode) return decode_cost(device, config, problem) + behind;
+    if (!found && config->sm80) return sm80_cost(device, config, problem) + behind;
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
     load work = busiest(config, problem, &shape);
-    if (!cost) return 1 + work.stages;
-    double run = cost->call + work.stages * cost->stage + work.sharers * cost->sharer;
+    if (!found) return 1 + work.stages;
+    double run = found->call + work.stages * found->stage + work.sharers * found->sharer;
     double mean = (double)shape.schedule.tiles_m * shape.schedule.tiles_n * shape.schedule.stages /
                   worker_slots(device, config, &shape);
-    double saturated = mean * cost->saturated;
+    double saturated = mean * found->saturated;
     double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
     return seconds > memory ? seconds : memory;
 }

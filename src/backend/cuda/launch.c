@@ -244,13 +244,15 @@ static w4a16_status multiply(const w4_device *device, const w4_run *run) {
     const w4_device_weight *weight = run->weight;
     const void *a = run->a;
     int64_t stride = run->lda <= MAP_LARGEST_STRIDE / 2 ? run->lda * 2 : 0;
-    if (weight->k_order || (uintptr_t)a % MAP_ALIGNMENT || !stride || stride % MAP_ALIGNMENT) {
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
+    /* Kernels without a tensor map read 8 columns at a time. */
+    bool ragged = config->sm80 && weight->k % 8;
+    if (weight->k_order || (uintptr_t)a % MAP_ALIGNMENT || !stride || stride % MAP_ALIGNMENT || ragged) {
         int64_t columns = w4_round_up(weight->k, GATHER_COLUMNS);
         W4_TRY(gather(device, run, columns));
         a = run->workspace;
         stride = columns * 2;
     }
-    const w4_cuda_config *config = &w4_cuda_configs[run->config];
     if (config->decode) return launch_decode(device, run, a, stride);
     return config->sm80 ? launch_sm80(device, run, a, stride) : launch_sm90(device, run, a, stride);
 }
