@@ -49,7 +49,8 @@ W4_SHARED_FUNCTION int32_t w4_schedule_run(const w4_schedule *schedule, int32_t 
 W4_SHARED_FUNCTION w4_work_cursor w4_schedule_begin(const w4_schedule *schedule, int32_t worker) {
     int32_t run = w4_schedule_run(schedule, worker);
     if (schedule->split) {
-        int32_t tile = worker / schedule->split, part = worker - tile * schedule->split, first = tile * schedule->stages;
+        int32_t tile = worker / schedule->split, part = worker - tile * schedule->split,
+                first = tile * schedule->stages;
         w4_work_cursor one = {first + part * schedule->stages / schedule->split,
                               first + (part + 1) * schedule->stages / schedule->split, INT32_MAX};
         return one;

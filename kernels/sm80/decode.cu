@@ -9,10 +9,10 @@
  * blocks of k in turns, and add up their sums at the end of a pass, in the order of the warps. So no CTA waits for
  * another one. All CTAs are on the GPU at once.
  *
- * Copies: each warp has a ring of STAGES slots of its own, and starts its own asynchronous copies: the codes of a block,
- * in the places where the same lane reads them; the block's activations, 128 bytes a token, 16-byte pieces swizzled by
- * token % 8 so that ldmatrix meets no bank twice; and the scales and zero points of its groups. There are no barriers
- * but the two of a reduction.
+ * Copies: each warp has a ring of STAGES slots of its own, and starts its own asynchronous copies: the codes of a
+ * block, in the places where the same lane reads them; the block's activations, 128 bytes a token, 16-byte pieces
+ * swizzled by token % 8 so that ldmatrix meets no bank twice; and the scales and zero points of its groups. There are
+ * no barriers but the two of a reduction.
  *
  * Arithmetic: codes become q - z, exact integers in fp16 or bf16; a group's products (of a block, or half of one) are
  * summed from zero by the tensor cores and added to the fp32 sums, times the group's scale. Weights are never rounded
@@ -29,7 +29,7 @@ namespace {
 
 constexpr int SLICES = W4_TILE_N / W4_SLICE_ROWS, TOKENS = W4_TILE_M, WARPS = W4_WARPS, STAGES = W4_STAGES;
 constexpr int THREADS = 32 * WARPS;
-constexpr int TOKEN_TILES = TOKENS / 8; /* of 8: n of the mma */
+constexpr int TOKEN_TILES = TOKENS / 8;                    /* of 8: n of the mma */
 constexpr int ROUND = W4_DECODE_REDUCTION_TOKENS / TOKENS; /* slices reduced at a time */
 constexpr int A_COPIES = TOKENS / 4;                       /* a lane's, of a block: 16 bytes each */
 constexpr int CHUNKS_AHEAD = WARPS / W4_STEPS_OF_CHUNK;    /* from a warp's step to its next */
@@ -67,7 +67,8 @@ template <int LINE_STRIDE> struct Loader {
             /* Past the last slice: any, nobody stores what comes of it. */
             const int slice = min(first + i, params.slices - 1);
             codes[i] = chunk() + slice / W4_SLICES_OF_STRIP * layout.strip_stride +
-                       block % W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + slice % W4_SLICES_OF_STRIP * W4_SLICE_BYTES + lane * 16;
+                       block % W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + slice % W4_SLICES_OF_STRIP * W4_SLICE_BYTES +
+                       lane * 16;
         }
         activations = (const uint8_t *)params.a + (lane / 8 * params.lda + block * W4_BLOCK_COLUMNS + lane % 8 * 8) * 2;
         has_line = lane < params.line_pieces && !params.slow_lines;
@@ -82,13 +83,16 @@ template <int LINE_STRIDE> struct Loader {
         const int piece = index % pieces, group = index / pieces / SLICES;
         const int slice = min(first + index / pieces % SLICES, params.slices - 1);
         const int k = block * W4_BLOCK_COLUMNS + group * params.span;
-        const int row = (k / params.gemm.group_size - k / W4_CHUNK_COLUMNS * W4_CHUNK_COLUMNS / params.gemm.group_size) *
-                            W4_BLOCK_ROWS + slice % W4_SLICES_OF_STRIP * W4_SLICE_ROWS;
+        const int row =
+            (k / params.gemm.group_size - k / W4_CHUNK_COLUMNS * W4_CHUNK_COLUMNS / params.gemm.group_size) *
+                W4_BLOCK_ROWS +
+            slice % W4_SLICES_OF_STRIP * W4_SLICE_ROWS;
         const int64_t zeros = layout.lines * W4_BLOCK_ROWS * layout.scale_size;
         *from = chunk() + slice / W4_SLICES_OF_STRIP * layout.strip_stride + W4_CHUNK_BLOCKS * W4_BLOCK_BYTES +
                 (piece < scale_pieces ? row * layout.scale_size + piece * 16
                                       : zeros + row * layout.zero_size + (piece - scale_pieces) * 16);
-        *to = CODE_BYTES + A_BYTES + index / pieces * LINE_STRIDE + (piece < scale_pieces ? piece * 16 : 64 + (piece - scale_pieces) * 16);
+        *to = CODE_BYTES + A_BYTES + index / pieces * LINE_STRIDE +
+              (piece < scale_pieces ? piece * 16 : 64 + (piece - scale_pieces) * 16);
     }
 
     __device__ __forceinline__ void advance() {
@@ -201,7 +205,8 @@ template <class Codes> struct Decoder {
                 for (int j = 0; j < TOKEN_TILES * 2; j++) {
                     const int token = lane % 8, piece = j % 2 * 4 + lane / 8;
                     uint32_t four[4];
-                    load_matrices(four, slot + CODE_BYTES + block * A_BLOCK_BYTES + (j / 2 * 8 + token) * 128 + (piece ^ token) * 16);
+                    load_matrices(four, slot + CODE_BYTES + block * A_BLOCK_BYTES + (j / 2 * 8 + token) * 128 +
+                                            (piece ^ token) * 16);
 #pragma unroll
                     for (int l = 0; l < 4; l++) b[j / 2][j % 2 * 4 + l] = four[l];
                 }
@@ -232,7 +237,8 @@ template <class Codes> struct Decoder {
             if (step % STEPS == STEPS - 1)
 #pragma unroll
                 for (int i = 0; i < SLICES; i++) {
-                    const float scale[2] = {read_scale(slot, span * SLICES + i, 0), read_scale(slot, span * SLICES + i, 1)};
+                    const float scale[2] = {read_scale(slot, span * SLICES + i, 0),
+                                            read_scale(slot, span * SLICES + i, 1)};
 #pragma unroll
                     for (int j = 0; j < TOKEN_TILES * 4; j++)
                         sums[i][j / 4][j % 4] = fmaf(part[i][j / 4][j % 4], scale[j % 4 / 2], sums[i][j / 4][j % 4]);
@@ -267,14 +273,15 @@ template <class Codes> struct Decoder {
                 for (int warp = 0; warp < WARPS; warp++)
                     sum += __uint_as_float(shared_load32(place + warp * ROUND * TOKEN_TILES * 512));
                 if (token < gemm.m && n < gemm.n && round + i < SLICES && first + round + i < end) {
-                    const float bias =
-                        gemm.bias ? load_number((const uint8_t *)gemm.bias + (int64_t)n * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
-                                                gemm.bias_dtype)
-                                  : 0.0f;
+                    const float bias = gemm.bias
+                                           ? load_number((const uint8_t *)gemm.bias +
+                                                             (int64_t)n * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
+                                                         gemm.bias_dtype)
+                                           : 0.0f;
                     const float result = fmaf(gemm.alpha, sum, bias);
-                    ((uint16_t *)gemm.c)[token * gemm.ldc + n] =
-                        gemm.c_dtype == W4_PARAM_BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(result))
-                                                      : __half_as_ushort(__float2half_rn(result));
+                    ((uint16_t *)gemm.c)[token * gemm.ldc + n] = gemm.c_dtype == W4_PARAM_BF16
+                                                                     ? __bfloat16_as_ushort(__float2bfloat16_rn(result))
+                                                                     : __half_as_ushort(__float2half_rn(result));
                 }
             }
             __syncthreads();
@@ -283,7 +290,8 @@ template <class Codes> struct Decoder {
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
-        for (int i = 0; i < SLICES * TOKEN_TILES * 4; i++) sums[i / (TOKEN_TILES * 4)][i / 4 % TOKEN_TILES][i % 4] = 0.0f;
+        for (int i = 0; i < SLICES * TOKEN_TILES * 4; i++)
+            sums[i / (TOKEN_TILES * 4)][i / 4 % TOKEN_TILES][i % 4] = 0.0f;
     }
 };
 
@@ -347,7 +355,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_d
 #define W4_ENTRY_NAME(name, suffix) w4_##name##_##suffix
 #define W4_ENTRY(name, suffix, is_bf16, zero)                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS, W4_RESIDENT)                                                 \
-        W4_ENTRY_NAME(name, suffix)(const __grid_constant__ w4_decode_params params) {                            \
+        W4_ENTRY_NAME(name, suffix)(const __grid_constant__ w4_decode_params params) {                                 \
         decode<is_bf16, zero>(params);                                                                                 \
     }
 #include "common_gpu/entries.cuh"

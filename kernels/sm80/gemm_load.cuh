@@ -66,8 +66,7 @@ struct Loader {
             const int k = column + block * W4_BLOCK_COLUMNS;
             const bool exists = m + token < params.gemm.m && k < params.gemm.k;
             const uint16_t *source = exists ? a + (m + token) * params.lda + k : a;
-            copy16_part(target + at * 128 + ((piece ^ token % 8) << 4), source,
-                        exists ? 16 : 0);
+            copy16_part(target + at * 128 + ((piece ^ token % 8) << 4), source, exists ? 16 : 0);
         }
     }
 

@@ -209,7 +209,8 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
         grid_dependency_wait();
         consume<Dequantizer<BF16, ZERO>>(params, shared, worker, rank);
     }
-    if (CLUSTER > 1 || (SPLITTABLE && params.schedule.split)) cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
+    if (CLUSTER > 1 || (SPLITTABLE && params.schedule.split))
+        cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
 }
 
 } // namespace

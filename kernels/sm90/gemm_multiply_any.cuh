@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part of gemm.cu: the multiplication for groups of any multiple of 32 columns, and for scales that lie too far apart to
- * scale sums in place. The products of each 32 columns, half a unit, are summed apart, from zero, and then added to the
- * tile's sums, times the group's scale. While a unit's wgmmas run, the next one is dequantised. */
+ * Part of gemm.cu: the multiplication for groups of any multiple of 32 columns, and for scales that lie too far apart
+ * to scale sums in place. The products of each 32 columns, half a unit, are summed apart, from zero, and then added to
+ * the tile's sums, times the group's scale. While a unit's wgmmas run, the next one is dequantised. */
 
 template <class Codes> struct AnyGroup {
     Consumer<Codes> &own;
@@ -72,8 +72,7 @@ template <class Codes> struct AnyGroup {
         for (int half = 0; half < 2; half++) {
             settle(part[half]);
 #pragma unroll
-            for (int i = 0; i < SUMS; i++)
-                own.sums[0][i] = fmaf(part[half][i], scale[half][i % 4 / 2], own.sums[0][i]);
+            for (int i = 0; i < SUMS; i++) own.sums[0][i] = fmaf(part[half][i], scale[half][i % 4 / 2], own.sums[0][i]);
         }
         settle(own.sums[0]);
         if (!last || more) take(group);

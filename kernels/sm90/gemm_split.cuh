@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part of gemm.cu: a tile whose stages the CTAs of a cluster have shared out. Each leaves its sums in its shared memory,
- * where the ring was, and finishes some of the tile's slices, the 16 out features of a warp and strip: its own sums and
- * then the others' by rank. Between give and collect all threads of the cluster pass cluster_sync. */
+ * Part of gemm.cu: a tile whose stages the CTAs of a cluster have shared out. Each leaves its sums in its shared
+ * memory, where the ring was, and finishes some of the tile's slices, the 16 out features of a warp and strip: its own
+ * sums and then the others' by rank. Between give and collect all threads of the cluster pass cluster_sync. */
 struct Split {
     static constexpr int FOURS = SUMS / 4, SLICES = 4 * SHARERS * STRIPS;
     static constexpr int BARRIER = ORDER_BARRIER + 2;

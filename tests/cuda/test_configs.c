@@ -290,7 +290,8 @@ static void promises_are_kept(void **state) {
                 any_group++;
             else
                 in_place++;
-            if (p->flags & W4A16_PLAN_BATCH_INVARIANT) EXPECT(!config->stream_k && !config->split && !config->decode && !(config->sm80 && device.runs.sm90));
+            if (p->flags & W4A16_PLAN_BATCH_INVARIANT)
+                EXPECT(!config->stream_k && !config->split && !config->decode && !(config->sm80 && device.runs.sm90));
             if (p->uneven_scales || !whole_blocks) EXPECT(config->any_group || config->sm80);
             if (p->zero_kind == W4A16_ZERO_FLOAT) EXPECT(config->float_zeros);
         }

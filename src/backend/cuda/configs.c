@@ -350,7 +350,8 @@ static double decode_cost(const w4_device *device, const w4_cuda_config *config,
     w4_cuda_shape shape = w4_cuda_shape_make(device, (size_t)(config - w4_cuda_configs), problem, problem->m);
     double clock = device->clock > 0 ? device->clock : 1.5e9;
     double memory = least_bytes(problem) / (READ * (device->memory_rate > 0 ? device->memory_rate : 1e12));
-    double step = (100 + 3.0 * config->public.tile_m) * config->public.tile_n / W4_SLICE_ROWS * config->warps / 2 / clock;
+    double step =
+        (100 + 3.0 * config->public.tile_m) * config->public.tile_n / W4_SLICE_ROWS * config->warps / 2 / clock;
     double run = busiest(config, problem, &shape).stages * step;
     return CALL + (run > memory ? run : memory);
 }

@@ -232,8 +232,8 @@ static w4a16_status launch_decode(const w4_device *device, const w4_run *run, co
     };
     const w4_packed_layout *layout = &params.gemm.layout;
     params.gemm.group_size = (int32_t)group_size;
-    params.line_pieces = shape.lines * (config->public.tile_n / W4_SLICE_ROWS) *
-                         (int32_t)(layout->scale_size + layout->zero_size);
+    params.line_pieces =
+        shape.lines * (config->public.tile_n / W4_SLICE_ROWS) * (int32_t)(layout->scale_size + layout->zero_size);
     bool steady = group_size == k || group_size % W4_CHUNK_COLUMNS == 0 || W4_CHUNK_COLUMNS % group_size == 0;
     params.slow_lines = params.line_pieces > 32 || !steady;
     void *arguments[] = {&params};
