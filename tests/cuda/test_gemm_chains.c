@@ -515,11 +515,11 @@ static void pick_configs(relay *r, const w4a16_canonical *form, size_t turn) {
     const char *names[TEST_MAX_CONFIGS];
     size_t count = cuda_case_configs(form, r->m, r->dtype, r->dtype, 0, names);
     r->picks[r->pick_count++] = NULL;
-    pick(r, names, count, "_decode", NULL, 3, turn);
-    pick(r, names, count, "_split2", NULL, 3, turn);
-    pick(r, names, count, "sm90_", "_split2", 3, turn);
-    pick(r, names, count, "_streamk", NULL, 2, turn);
-    pick(r, names, count, "sm80_", "_decode", 2, turn);
+    pick(r, names, count, "_decode", NULL, 2, turn);
+    pick(r, names, count, "_split2", NULL, 2, turn);
+    pick(r, names, count, "sm90_", "_split2", 2, turn);
+    pick(r, names, count, "_streamk", NULL, 1, turn);
+    pick(r, names, count, "sm80_", "_decode", 1, turn);
 }
 
 static void relay_make(relay *r, uint64_t *seed, int64_t size, int64_t m, int64_t group_size, w4a16_zero_kind zero_kind,
