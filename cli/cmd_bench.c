@@ -27,7 +27,7 @@ typedef struct bench_arguments {
     int64_t n, k, group_size, threads;
     int dtype, scale_dtype, instruction_set;
     double seconds;
-    bool asymmetric, profile, json, force;
+    bool asymmetric, no_overlap, profile, json, force;
 } bench_arguments;
 
 typedef struct bench {
@@ -48,6 +48,7 @@ static w4a16_problem make_problem(const bench_arguments *arguments, int64_t m) {
     problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
     problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
     problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+    if (arguments->no_overlap) problem.flags |= W4A16_PLAN_NO_OVERLAP;
     return problem;
 }
 
@@ -212,6 +213,10 @@ int command_bench(int argc, char **argv) {
          "every feasible config, the fastest first; the table\nshows ten and marks the library's choice", 0, 0, 0, 0},
         {"only", 0, OPTION_TEXT, "TEXT[,TEXT]", &arguments.only,
          "with --profile, besides the library's choice only\nconfigs whose names hold one of these texts", 0, 0, 0, 0},
+        {"no-overlap", 0, OPTION_FLAG, NULL, &arguments.no_overlap,
+         "start each call's kernel only when the one before has\nended; not the way of plans (default: overlap where "
+         "the\nGPU can)",
+         0, 0, 0, 0},
         {"seconds", 's', OPTION_SECONDS, "S", &arguments.seconds,
          "time budget of each measurement, 0 to 60 (default 0.5)", 0, 60, 0, 0},
         {"csv", 0, OPTION_TEXT, "F", &arguments.csv, "also write the results to this CSV file", 0, 0, 0, 0},

@@ -224,7 +224,12 @@ typedef struct w4a16_plan w4a16_plan;
 
 enum {
     /** A row's result has the same bits for every M and any position in the batch. */
-    W4A16_PLAN_BATCH_INVARIANT = 1u << 0
+    W4A16_PLAN_BATCH_INVARIANT = 1u << 0,
+    /** A call's kernel starts only when the kernel before it in the stream has ended. Without this flag, on GPUs whose
+     * driver can do so (programmatic dependent launch: compute capability 9.0), it may start while that one still
+     * runs; it then loads nothing but weights until that one has ended, so that results and the order of the stream
+     * are the same either way, in graphs, too. The flag is for measuring what that gains. Ignored on the CPU. */
+    W4A16_PLAN_NO_OVERLAP = 1u << 1
 };
 
 typedef struct w4a16_plan_options {

@@ -28,7 +28,7 @@ static w4a16_status check_options(const w4a16_plan_options *options) {
     if (options->m_max > W4_PLAN_LARGEST_M)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "options.m_max is %" PRId64 "; it must be at most %" PRId64,
                        options->m_max, W4_PLAN_LARGEST_M);
-    if (options->flags & ~(uint32_t)W4A16_PLAN_BATCH_INVARIANT)
+    if (options->flags & ~W4_PLAN_FLAGS)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "options.flags is 0x%" PRIx32 "; only W4A16_PLAN_... bits exist",
                        options->flags);
     if (!isfinite(options->alpha))

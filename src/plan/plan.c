@@ -37,7 +37,7 @@ w4a16_status w4_problem_resolve(const w4a16_problem *problem, w4_problem *resolv
         problem->zero_kind != W4A16_ZERO_FLOAT)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "problem.zero_kind is %d; it must be one of w4a16_zero_kind",
                        (int)problem->zero_kind);
-    if (problem->flags & ~(uint32_t)W4A16_PLAN_BATCH_INVARIANT)
+    if (problem->flags & ~W4_PLAN_FLAGS)
         return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "problem.flags is 0x%" PRIx32 "; only W4A16_PLAN_... bits exist",
                        problem->flags);
     *resolved = (w4_problem){

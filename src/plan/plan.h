@@ -8,6 +8,9 @@
 /** The largest M (and N, and K) of a problem. */
 #define W4_PLAN_LARGEST_M (INT64_C(1) << 30)
 
+/** All flags of plans and problems that exist. */
+#define W4_PLAN_FLAGS ((uint32_t)W4A16_PLAN_BATCH_INVARIANT | (uint32_t)W4A16_PLAN_NO_OVERLAP)
+
 /** One config serves all M up to m_last (and above the segment before). */
 typedef struct w4_plan_segment {
     int64_t m_last;

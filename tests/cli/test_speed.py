@@ -82,6 +82,13 @@ class Bench(CommandTest):
         self.assertEqual([(row["config"], row["chosen"]) for row in report["results"]], [("cpu_reference", False)])
         self.refuse(1, "bench", "-m", "5", *SIZE, "--config", "no_such_config", says="no_such_config")
 
+    def test_no_overlap(self):
+        for options, overlap in (((), True), (("--no-overlap",), False)):
+            report = self.succeed_json("bench", "-m", "2", *SIZE, *options)
+            self.assertIs(report["overlap"], overlap)
+            text = self.succeed("bench", "-m", "2", *SIZE, *options)
+            self.assertEqual("no overlap of calls" in text, not overlap)
+
     def test_profile(self):
         report = self.succeed_json("bench", "-m", "1,7", *SIZE, "--profile")
         for m in (1, 7):

@@ -35,7 +35,11 @@ struct CUstream_st {
 };
 
 typedef struct record {
-    CUfunction function;
+    CUfunction function; /* NULL: a copy, or where `source` is NULL, too, a fill */
+    void *target;
+    const void *source;
+    size_t bytes;
+    int value;
     fake_map map;
     w4_gemm_params gemm;
     w4_sm80_gemm_params sm80;
@@ -57,7 +61,8 @@ struct CUevent_st {
 static atomic_int live;   /* allocations, modules, streams, graphs and events not given back */
 static atomic_int arrays; /* those of `live` that are device memory */
 static atomic_int capturing;
-static _Thread_local int depth; /* of the stack of contexts */
+static atomic_uint gemms, overlapping; /* launches */
+static _Thread_local int depth;        /* of the stack of contexts */
 
 static int is_mode(const char *name) {
     const char *mode = getenv("W4A16_FAKE_CUDA");
@@ -215,6 +220,8 @@ EXPORT CUresult cuCtxPopCurrent(CUcontext *context) {
     return CUDA_SUCCESS;
 }
 
+static CUresult run_or_record(const record *it, CUstream stream);
+
 /* ---- Memory -------------------------------------------------------------------------------------------------- */
 
 EXPORT CUresult cuMemAlloc(CUdeviceptr *pointer, size_t bytes) {
@@ -245,10 +252,9 @@ EXPORT CUresult cuMemFreeHost(void *pointer) {
     return drop(pointer);
 }
 EXPORT CUresult cuMemcpyAsync(CUdeviceptr target, CUdeviceptr source, size_t bytes, CUstream stream) {
-    (void)stream;
     RESPECT(0);
-    memcpy((void *)(uintptr_t)target, (void *)(uintptr_t)source, bytes);
-    return CUDA_SUCCESS;
+    record copy = {.target = (void *)(uintptr_t)target, .source = (void *)(uintptr_t)source, .bytes = bytes};
+    return run_or_record(&copy, stream);
 }
 EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr target, const void *source, size_t bytes, CUstream stream) {
     return cuMemcpyAsync(target, (CUdeviceptr)(uintptr_t)source, bytes, stream);
@@ -270,10 +276,9 @@ EXPORT CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D *copy, CUstream stream) {
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuMemsetD8Async(CUdeviceptr target, unsigned char value, size_t bytes, CUstream stream) {
-    (void)stream;
     RESPECT(0);
-    memset((void *)(uintptr_t)target, value, bytes);
-    return CUDA_SUCCESS;
+    record fill = {.target = (void *)(uintptr_t)target, .value = value, .bytes = bytes};
+    return run_or_record(&fill, stream);
 }
 
 /* ---- Kernels ------------------------------------------------------------------------------------------------- */
@@ -345,6 +350,9 @@ static int is_sm80(const char *name) {
 }
 
 static void execute(const record *launch) {
+    if (!launch->function && launch->source) memcpy(launch->target, launch->source, launch->bytes);
+    if (!launch->function && !launch->source) memset(launch->target, launch->value, launch->bytes);
+    if (!launch->function) return;
     const char *name = launch->function->name;
 #ifdef W4A16_EMULATE
     if (is_gemm(name) && is_sm80(name)) {
@@ -360,6 +368,20 @@ static void execute(const record *launch) {
         fake_pack(&launch->pack);
     else
         usleep(1000); /* the loops that measure: they compute nothing that is kept */
+}
+
+static CUresult run_or_record(const record *it, CUstream stream) {
+    if (!stream || !stream->capture) {
+        execute(it);
+    } else {
+        if (stream->capture->count == MAX_RECORDS) return CUDA_ERROR_OUT_OF_MEMORY;
+        stream->capture->records[stream->capture->count++] = *it;
+    }
+    return CUDA_SUCCESS;
+}
+
+EXPORT fake_launches fake_count_launches(void) {
+    return (fake_launches){gemms, overlapping};
 }
 
 EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
@@ -392,25 +414,24 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
         memcpy(&launch.pack, arguments[0], sizeof launch.pack);
         if (grid_x != launch.pack.layout.strips * launch.pack.layout.chunks) return CUDA_ERROR_INVALID_VALUE;
     }
-    if (!stream || !stream->capture) {
-        execute(&launch);
-    } else {
-        if (stream->capture->count == MAX_RECORDS) return CUDA_ERROR_OUT_OF_MEMORY;
-        stream->capture->records[stream->capture->count++] = launch;
-    }
-    return CUDA_SUCCESS;
+    if (is_gemm(function->name)) gemms++;
+    return run_or_record(&launch, stream);
 }
 
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction function, void **arguments, void **extra) {
+    unsigned overlaps = 0;
     for (unsigned i = 0; i < config->numAttrs; i++) {
         const CUlaunchAttribute *attribute = &config->attrs[i];
         if (working()->capability < 90) return CUDA_ERROR_INVALID_VALUE; /* no clusters, and kernels do not overlap */
         if (attribute->id == CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) {
             if (config->gridDimX % attribute->value.clusterDim.x) return CUDA_ERROR_INVALID_VALUE;
-        } else if (attribute->id != CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+        } else if (attribute->id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION) {
+            overlaps = attribute->value.programmaticStreamSerializationAllowed != 0;
+        } else {
             return CUDA_ERROR_INVALID_VALUE;
         }
     }
+    overlapping += overlaps;
     return cuLaunchKernel(function, config->gridDimX, config->gridDimY, config->gridDimZ, config->blockDimX,
                           config->blockDimY, config->blockDimZ, config->sharedMemBytes, config->hStream, arguments,
                           extra);

@@ -17,6 +17,13 @@ typedef struct fake_map {
     int is_bf16;
 } fake_map;
 
+/** Launches of GEMM kernels so far, and of those the ones that may start while the kernel before them runs: what a test
+ * asks the library libcuda.so.1 for by name. */
+typedef struct fake_launches {
+    unsigned gemms, overlapping;
+} fake_launches;
+fake_launches fake_count_launches(void);
+
 /** Whether a launch of an sm80 kernel keeps to what the kernel expects of its parameters. */
 int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
 int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);

@@ -3,6 +3,9 @@
  * is tests/cuda/fake_cuda.c; the first argument is what it pretends. */
 #include "api/support.h"
 #include "backend/cuda/driver.h"
+#include "fake_cuda.h"
+
+#include <dlfcn.h>
 
 static const char *mode;
 
@@ -137,6 +140,70 @@ static void gpus_run_their_code(void **state) {
     test_weight_free(&arrays);
 }
 
+/** GEMMs launched so far, as the fake driver counted them. */
+static fake_launches count_launches(void) {
+    fake_launches (*count)(void);
+    void *library = dlopen("libcuda.so.1", RTLD_NOW);
+    assert_non_null(library);
+    void *address = dlsym(library, "fake_count_launches");
+    assert_non_null(address);
+    memcpy(&count, &address, sizeof count);
+    fake_launches launches = count();
+    dlclose(library);
+    return launches;
+}
+
+/** Every config is launched so that it may start while the kernel before runs, where the GPU can do that and its code
+ * was made to wait; never by a plan with W4A16_PLAN_NO_OVERLAP. The results are the same. */
+static void overlapping_can_be_switched_off(void **state) {
+    (void)state;
+    enum { N = 256, K = 1024, M = 8 };
+    const char *forced = getenv("W4A16_CUDA_ARCH");
+    if (strncmp(mode, "sm_", 3) != 0 || !query("cuda:0").usable) skip();
+    unsigned overlaps = strcmp(mode, "sm_90") == 0 && !(forced && strcmp(forced, "ptx") == 0), launched = 0;
+    uint64_t seed = 2;
+    test_weight arrays;
+    test_activations a;
+    w4a16_context *context = NULL;
+    w4a16_weight *weight = NULL;
+    test_weight_make(&arrays, &seed, N, K, 128, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
+    test_activations_make(&a, &seed, W4A16_FP16, M, K, K, 0);
+    CHECK(open_device("cuda:0", NULL, &context));
+    CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
+    const char *names[TEST_MAX_CONFIGS];
+    size_t count = test_configs(context, &arrays, M, W4A16_FP16, W4A16_FP16, 0, names);
+    for (size_t i = 0; i < count; i++) {
+        static const uint32_t flags[] = {0, W4A16_PLAN_NO_OVERLAP, W4A16_PLAN_NO_OVERLAP | W4A16_PLAN_BATCH_INVARIANT};
+        test_output c[COUNT(flags)];
+        for (size_t j = 0; j < COUNT(flags); j++) {
+            w4a16_plan *plan = NULL;
+            w4a16_plan_options options;
+            w4a16_plan_options_init(&options);
+            options.m_max = M;
+            /* A batch-invariant plan does not take every config. */
+            options.config = flags[j] & W4A16_PLAN_BATCH_INVARIANT ? NULL : names[i];
+            options.flags = flags[j];
+            CHECK(w4a16_plan_create(weight, &options, &plan));
+            test_output_make(&c[j], W4A16_FP16, M, N, N);
+            fake_launches before = count_launches();
+            CHECK(w4a16_gemm_host(plan, a.data, K, c[j].data, N, M));
+            fake_launches after = count_launches();
+            if (after.gemms != before.gemms + 1 || after.overlapping != before.overlapping + (flags[j] ? 0 : overlaps))
+                fail_msg("%s, flags %u: %u GEMMs, %u of them overlapping", names[i], (unsigned)flags[j],
+                         after.gemms - before.gemms, after.overlapping - before.overlapping);
+            launched++;
+            w4a16_plan_destroy(plan);
+        }
+        assert_memory_equal(c[0].data, c[1].data, sizeof(uint16_t) * N * M);
+        for (size_t j = 0; j < COUNT(flags); j++) test_output_free(&c[j]);
+    }
+    assert_true(launched > 0);
+    test_activations_free(&a);
+    w4a16_weight_destroy(weight);
+    w4a16_context_destroy(context);
+    test_weight_free(&arrays);
+}
+
 static void a_hopper_gpu_is_picked(void **state) {
     (void)state;
     w4a16_context *context = NULL;
@@ -194,6 +261,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(unusable_libraries_are_explained),
         cmocka_unit_test(missing_gpus_are_explained),
         cmocka_unit_test(gpus_run_their_code),
+        cmocka_unit_test(overlapping_can_be_switched_off),
         cmocka_unit_test(a_hopper_gpu_is_picked),
         cmocka_unit_test(driver_errors_are_named),
     };

@@ -481,6 +481,131 @@ static void rows_do_not_depend_on_the_batch(void **state) {
     }
 }
 
+/** One row of activations, its results by a plan for M = 1, and the batch that it is put into. */
+typedef struct probe {
+    const test_weight *arrays;
+    const w4a16_weight *weight;
+    w4a16_dtype dtype;
+    int64_t lda, m_max;
+    uint16_t *row, *batch, *a, *c; /* on the device: the row, others, a copy of the others with the row among them */
+    const uint16_t *right;
+    uint16_t *got;
+    void *workspace, *stream;
+} probe;
+
+static w4a16_plan *make_probe_plan(const probe *p, const char *config, int64_t m_max, size_t *workspace_bytes) {
+    w4a16_plan_options options;
+    w4a16_plan *plan = NULL;
+    w4a16_plan_info info = {.struct_size = sizeof info};
+    w4a16_plan_options_init(&options);
+    options.m_max = m_max;
+    options.a_dtype = p->dtype;
+    options.config = config;
+    options.flags = W4A16_PLAN_BATCH_INVARIANT;
+    CHECK(w4a16_plan_create(p->weight, &options, &plan));
+    CHECK(w4a16_plan_query(plan, &info));
+    *workspace_bytes = info.workspace_bytes;
+    return plan;
+}
+
+/** A plan for up to m_max rows gives the row the right bits at the first, a middle and the last place of m. */
+static void check_places(const probe *p, const char *config, int64_t m_max, int64_t m) {
+    size_t bytes, n = (size_t)p->arrays->canonical.n, row_bytes = (size_t)p->lda * 2;
+    w4a16_plan *plan = make_probe_plan(p, config, m_max, &bytes);
+    void *workspace = device_allocate(bytes);
+    const int64_t places[] = {0, m / 2, m - 1};
+    for (size_t i = 0; i < COUNT(places); i++) {
+        device_queue_copy(p->a, p->batch, (size_t)m * row_bytes, p->stream);
+        device_queue_copy(p->a + places[i] * p->lda, p->row, row_bytes, p->stream);
+        device_queue_fill(p->c, 0xff, (size_t)m * n * 2, p->stream);
+        CHECK(w4a16_gemm(plan, p->a, p->lda, p->c, (int64_t)n, m, workspace, bytes, p->stream));
+        device_synchronize(p->stream);
+        device_copy_out(p->got, p->c + (size_t)places[i] * n, n * 2);
+        for (size_t j = 0; j < n; j++)
+            if (p->got[j] != p->right[j])
+                fail_msg(
+                    "%s, %s, group %d, zeros %d: element %d of row %d of %d, by a plan for up to %d, is 0x%04x; by "
+                    "one for M = 1 0x%04x",
+                    config ? config : "(chosen)", w4a16_dtype_name(p->dtype), (int)p->arrays->canonical.group_size,
+                    (int)p->arrays->canonical.zero_kind, (int)j, (int)places[i], (int)m, (int)m_max, p->got[j],
+                    p->right[j]);
+    }
+    device_free(workspace, 0);
+    w4a16_plan_destroy(plan);
+}
+
+/** The same row with others before and behind it, in batches of every size, by every config that a batch-invariant plan
+ * may choose: always the same bits. */
+static void check_a_row(uint64_t *seed, const test_weight *arrays, const w4a16_weight *weight, w4a16_dtype dtype) {
+    static const int64_t sizes[] = {1, 2, 3, 7, 8, 9, 16, 17, 64, 100, 256, 1000}, few[] = {1, 2, 3, 7, 8, 9, 16, 17};
+    const int64_t *m_values = simulated ? few : sizes, n = arrays->canonical.n, k = arrays->canonical.k;
+    size_t m_count = simulated ? COUNT(few) : COUNT(sizes), bytes;
+    probe p = {.arrays = arrays,
+               .weight = weight,
+               .dtype = dtype,
+               .lda = (k + 7) / 8 * 8,
+               .m_max = m_values[m_count - 1],
+               .stream = device_stream_create()};
+    test_activations row, batch;
+    test_activations_make(&row, seed, dtype, 1, k, p.lda, 0);
+    test_activations_make(&batch, seed, dtype, p.m_max, k, p.lda, 0);
+    p.row = device_copy_in(row.data, (size_t)p.lda * 2, 0);
+    p.batch = device_copy_in(batch.data, (size_t)(p.m_max * p.lda) * 2, 0);
+    p.a = device_allocate((size_t)(p.m_max * p.lda) * 2);
+    p.c = device_allocate((size_t)(p.m_max * n) * 2);
+    p.got = test_allocate((size_t)n * 2);
+    /* What is right: a plan for M = 1, held to fp64. */
+    test_output right;
+    double *product = test_allocate((size_t)n * sizeof *product);
+    test_output_make(&right, dtype, 1, n, n);
+    w4a16_plan *plan = make_probe_plan(&p, NULL, 1, &bytes);
+    CHECK(w4a16_gemm_host(plan, row.data, p.lda, right.data, n, 1));
+    w4a16_plan_destroy(plan);
+    test_multiply(&row, arrays, 1, NULL, product);
+    test_check_product(&right, &row, arrays, 1, product, "a row alone");
+    p.right = right.data;
+    for (size_t i = 0; i < m_count; i++) {
+        const char *names[TEST_MAX_CONFIGS + 1];
+        size_t count =
+            cuda_case_configs(&arrays->canonical, m_values[i], dtype, dtype, W4A16_PLAN_BATCH_INVARIANT, names);
+        names[count++] = NULL;
+        for (size_t j = 0; j < count; j++) {
+            device_watch(names[j] ? names[j] : "(chosen), batch-invariant");
+            check_places(&p, names[j], m_values[i], m_values[i]);
+        }
+        check_places(&p, NULL, p.m_max, m_values[i]); /* a config for each M */
+    }
+    test_activations_free(&row);
+    test_activations_free(&batch);
+    test_output_free(&right);
+    free(product);
+    free(p.got);
+    device_free(p.row, 0);
+    device_free(p.batch, 0);
+    device_free(p.a, 0);
+    device_free(p.c, 0);
+    device_stream_destroy(p.stream);
+}
+
+static void a_row_has_the_same_bits_in_any_place(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = {{1000, 2560}, {136, 4096}}, small[][2] = {{72, 288}};
+    static const int64_t groups[] = {128, 32};
+    uint64_t seed = 62;
+    for (size_t i = 0; i < (simulated ? COUNT(small) : COUNT(shapes)); i++)
+        for (size_t kind = 0; kind < 2 * COUNT(groups); kind++) {
+            const int64_t *shape = simulated ? small[i] : shapes[i];
+            test_weight arrays;
+            w4a16_weight *weight = NULL;
+            test_weight_make(&arrays, &seed, shape[0], shape[1], groups[kind / 2], W4A16_FP16,
+                             kind % 2 ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC, 0);
+            CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
+            for (size_t j = 0; j < COUNT(halves); j++) check_a_row(&seed, &arrays, weight, halves[j]);
+            w4a16_weight_destroy(weight);
+            test_weight_free(&arrays);
+        }
+}
+
 /** Scales too far apart for sums in units of one of them: half of the rows begin with a group of tiny ones. */
 static void make_uneven(test_weight *arrays) {
     const w4a16_canonical *c = &arrays->canonical;
@@ -626,6 +751,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(shapes_match_fp64),
         cmocka_unit_test(graphs_and_streams_give_the_same_bits),
         cmocka_unit_test(rows_do_not_depend_on_the_batch),
+        cmocka_unit_test(a_row_has_the_same_bits_in_any_place),
         cmocka_unit_test(uneven_scales_are_left_to_some_configs),
         cmocka_unit_test(configs_can_be_profiled),
         cmocka_unit_test(limits_are_plausible),

@@ -4,9 +4,12 @@
  *
  * The weights are moves: row n holds one code a step beside its zero point under a scale of 1, and zeros else, so that
  * C[m, n] = +-A[m, from[n]], and after thousands of calls the result is still known bit by bit. A call that starts
- * before the one before has ended, or a workspace that one call leaves and the next trips over, shows. */
+ * before the one before has ended, or a workspace that one call leaves and the next trips over, shows.
+ *
+ * Relays are chains of random weights, whose results are held to those of the same calls waited for one by one. */
 #include "cuda_case.h"
 
+#include <math.h>
 #include <pthread.h>
 
 enum { MAX_SIZE = 4096, MOVES = 3, MAX_PLANS = 2 * MOVES * (TEST_MAX_CONFIGS + 1), MAX_CALLS = 5000 };
@@ -444,11 +447,254 @@ static void copies_and_fills_keep_their_place(void **state) {
     moves_free(moves);
 }
 
+/* ---- Relays -------------------------------------------------------------------------------------------------- */
+
+enum {
+    RUNNERS = 4,    /* weights of a relay, which its calls take in random order */
+    MAX_PICKS = 24, /* configs that a relay runs */
+    RELAY_CALLS = 1000,
+    LOOK_EVERY = 16 /* calls between two looks at the result */
+};
+
+/** Each call's output is the next one's input: x = alpha * W * x + bias, where alpha * W about keeps 0.9 of a norm and
+ * the bias makes up for the rest. So values neither vanish nor overflow, and a wrong one is still seen at the next
+ * look, when a fifth of it is left. */
+typedef struct relay {
+    int64_t size, m;
+    w4a16_dtype dtype;
+    w4a16_weight *weights[RUNNERS];
+    void *biases[RUNNERS];
+    float alphas[RUNNERS];
+    int pick_count;
+    const char *picks[MAX_PICKS];             /* NULL: the library's choice */
+    w4a16_plan *plans[MAX_PICKS][RUNNERS][2]; /* the last: with overlap, without */
+    uint16_t *begin, *arrays[2], *looks;      /* on the device */
+    void *workspace, *stream;
+    size_t bytes, workspace_bytes, look_bytes; /* of the result, of all looks at it */
+    uint16_t *expected, *got;                  /* looks, on the host */
+} relay;
+
+static double root_mean_square(const test_weight *weight) {
+    const w4a16_canonical *c = &weight->canonical;
+    const uint16_t *scales = c->scales;
+    double sum = 0;
+    for (int64_t n = 0; n < c->n; n++)
+        for (int64_t k = 0; k < c->k; k++) {
+            int64_t group = n * weight->groups + k / c->group_size;
+            double zero = c->zero_kind ? ((const uint8_t *)c->zeros)[group] : 8;
+            double value = ((c->codes[n * ((c->k + 1) / 2) + k / 2] >> (k % 2 * 4) & 15) - zero) *
+                           cuda_case_values(c->scale_dtype)[scales[group]];
+            sum += value * value;
+        }
+    return sqrt(sum / (double)(c->n * c->k));
+}
+
+/** 16-bit numbers of about this size, on the device. */
+static void *random_on_device(uint64_t *seed, w4a16_dtype dtype, size_t count, double size) {
+    uint16_t *numbers = test_allocate(count * 2);
+    for (size_t i = 0; i < count; i++)
+        numbers[i] = oracle_encode(test_format(dtype), size * 1.7320508 * oracle_unit(seed));
+    void *there = device_copy_in(numbers, count * 2, 0);
+    free(numbers);
+    return there;
+}
+
+/** Up to `most` of the names that hold `text` (and not `except`), beginning at another one for each relay. */
+static void pick(relay *r, const char *const *names, size_t count, const char *text, const char *except, int most,
+                 size_t turn) {
+    const char *fitting[TEST_MAX_CONFIGS];
+    size_t fit = 0;
+    for (size_t i = 0; i < count; i++)
+        if (strstr(names[i], text) && !(except && strstr(names[i], except))) fitting[fit++] = names[i];
+    for (int i = 0; i < most && (size_t)i < fit && r->pick_count < MAX_PICKS; i++)
+        r->picks[r->pick_count++] = fitting[(turn * (size_t)most + (size_t)i) % fit];
+}
+
+/** The library's choice, and configs of each kind that there is. */
+static void pick_configs(relay *r, const w4a16_canonical *form, size_t turn) {
+    const char *names[TEST_MAX_CONFIGS];
+    size_t count = cuda_case_configs(form, r->m, r->dtype, r->dtype, 0, names);
+    r->picks[r->pick_count++] = NULL;
+    pick(r, names, count, "_decode", NULL, 2, turn);
+    pick(r, names, count, "_split2", NULL, 2, turn);
+    pick(r, names, count, "sm90_", "_split2", 2, turn);
+    pick(r, names, count, "_streamk", NULL, 1, turn);
+    pick(r, names, count, "sm80_", "_decode", 1, turn);
+}
+
+static void relay_make(relay *r, uint64_t *seed, int64_t size, int64_t m, int64_t group_size, w4a16_zero_kind zero_kind,
+                       w4a16_dtype dtype, size_t turn) {
+    *r = (relay){.size = size, .m = m, .dtype = dtype, .stream = device_stream_create()};
+    for (int i = 0; i < RUNNERS; i++) {
+        test_weight arrays;
+        test_weight_make(&arrays, seed, size, size, group_size, W4A16_FP16, zero_kind, TEST_NO_VALUES);
+        CHECK(w4a16_weight_create(cuda, &arrays.canonical, &r->weights[i]));
+        r->alphas[i] = (float)(0.9 / (sqrt((double)size) * root_mean_square(&arrays)));
+        r->biases[i] = random_on_device(seed, dtype, (size_t)size, 0.44);
+        if (i == 0) pick_configs(r, &arrays.canonical, turn);
+        test_weight_free(&arrays);
+    }
+    for (int config = 0; config < r->pick_count; config++)
+        for (int i = 0; i < RUNNERS; i++)
+            for (uint32_t apart = 0; apart < 2; apart++) {
+                w4a16_plan_info info = {.struct_size = sizeof info};
+                w4a16_plan_options options;
+                w4a16_plan_options_init(&options);
+                options.m_max = m;
+                options.a_dtype = dtype;
+                options.alpha = r->alphas[i];
+                options.bias = r->biases[i];
+                options.config = r->picks[config];
+                options.flags = apart ? W4A16_PLAN_NO_OVERLAP : 0;
+                w4a16_plan **plan = &r->plans[config][i][apart];
+                CHECK(w4a16_plan_create(r->weights[i], &options, plan));
+                CHECK(w4a16_plan_query(*plan, &info));
+                if (info.workspace_bytes > r->workspace_bytes) r->workspace_bytes = info.workspace_bytes;
+            }
+    r->bytes = (size_t)(m * size) * 2;
+    r->look_bytes = (RELAY_CALLS / LOOK_EVERY + 1) * r->bytes;
+    r->begin = random_on_device(seed, dtype, (size_t)(m * size), 1);
+    for (int i = 0; i < 2; i++) r->arrays[i] = device_allocate(r->bytes);
+    r->looks = device_allocate(r->look_bytes);
+    r->workspace = device_allocate(r->workspace_bytes);
+    r->expected = test_allocate(r->look_bytes);
+    r->got = test_allocate(r->look_bytes);
+}
+
+static void relay_free(relay *r) {
+    for (int i = 0; i < RUNNERS; i++) {
+        for (int config = 0; config < r->pick_count; config++)
+            for (int apart = 0; apart < 2; apart++) w4a16_plan_destroy(r->plans[config][i][apart]);
+        w4a16_weight_destroy(r->weights[i]);
+        device_free(r->biases[i], 0);
+    }
+    device_free(r->begin, 0);
+    for (int i = 0; i < 2; i++) device_free(r->arrays[i], 0);
+    device_free(r->looks, 0);
+    device_free(r->workspace, 0);
+    device_stream_destroy(r->stream);
+    free(r->expected);
+    free(r->got);
+}
+
+typedef enum relay_way { WAITED_FOR, IN_STREAM, IN_GRAPH } relay_way;
+
+/** All calls from the beginning with config `pick` (-1: a mix), and what was seen at the looks to r->got. Copies and
+ * fills, which know nothing of overlap, stand between the calls now and then: a look at the result; and the result put
+ * back to where the call's input was, which poisons where it has been. */
+static void relay_run(relay *r, int pick, int apart, relay_way way) {
+    int calls = simulated ? 2 * LOOK_EVERY + 3 : RELAY_CALLS, at = 0;
+    uint64_t seed = 17; /* the same calls each time */
+    device_queue_fill(r->looks, 0xff, r->look_bytes, r->stream);
+    device_queue_fill(r->workspace, 0xff, r->workspace_bytes, r->stream);
+    device_synchronize(r->stream);
+    if (way == IN_GRAPH) device_capture_begin(r->stream);
+    device_queue_copy(r->arrays[0], r->begin, r->bytes, r->stream);
+    device_queue_fill(r->arrays[1], 0xff, r->bytes, r->stream);
+    int config = pick < 0 ? 0 : pick;
+    for (int i = 0; i < calls; i++) {
+        if (pick < 0 && oracle_below(&seed, 4) == 0) config = (int)oracle_below(&seed, (uint64_t)r->pick_count);
+        w4a16_plan *plan = r->plans[config][oracle_below(&seed, RUNNERS)][apart];
+        CHECK(w4a16_gemm(plan, r->arrays[at], r->size, r->arrays[1 - at], r->size, r->m, r->workspace,
+                         r->workspace_bytes, r->stream));
+        at = 1 - at;
+        if (way == WAITED_FOR) device_synchronize(r->stream);
+        if (i % LOOK_EVERY == LOOK_EVERY - 1 || i == calls - 1)
+            device_queue_copy((char *)r->looks + (size_t)(i / LOOK_EVERY) * r->bytes, r->arrays[at], r->bytes,
+                              r->stream);
+        if (oracle_below(&seed, 8) == 0) {
+            device_queue_copy(r->arrays[1 - at], r->arrays[at], r->bytes, r->stream);
+            device_queue_fill(r->arrays[at], 0xff, r->bytes, r->stream);
+            at = 1 - at;
+        }
+        if (way == WAITED_FOR) device_synchronize(r->stream);
+    }
+    if (way == IN_GRAPH) {
+        void *graph = device_capture_end(r->stream);
+        device_graph_launch(graph, r->stream);
+        device_synchronize(r->stream);
+        device_graph_destroy(graph);
+    }
+    device_synchronize(r->stream);
+    device_copy_out(r->got, r->looks, r->look_bytes);
+}
+
+/** The values are of about the size that they began with: a test that compares zeros or infinities proves nothing. */
+static void check_sound(const relay *r, const char *what) {
+    const double *values = cuda_case_values(r->dtype);
+    for (int i = 0; i <= (simulated ? 2 : RELAY_CALLS / LOOK_EVERY); i++) {
+        double squares = 0;
+        size_t count = r->bytes / 2;
+        for (size_t j = 0; j < count; j++) {
+            double value = values[r->got[(size_t)i * count + j]];
+            squares += value * value;
+        }
+        double mean = sqrt(squares / (double)count);
+        if (!(mean > 0.2 && mean < 5)) fail_msg("%s: at look %d the values are of size %g", what, i, mean);
+    }
+}
+
+static void check_relay(relay *r, int pick) {
+    static const struct {
+        int apart;
+        relay_way way;
+        const char *text;
+    } runs[] = {{1, WAITED_FOR, "waited for one by one"},
+                {1, IN_STREAM, "without overlap in a stream"},
+                {0, IN_STREAM, "with overlap in a stream"},
+                {1, IN_GRAPH, "without overlap in a graph"},
+                {0, IN_GRAPH, "with overlap in a graph"}};
+    for (size_t i = 0; i < COUNT(runs); i++) {
+        char what[256];
+        snprintf(what, sizeof what, "calls of %s %s, m %d, size %d, %s",
+                 pick < 0         ? "a mix of configs"
+                 : r->picks[pick] ? r->picks[pick]
+                                  : "(chosen)",
+                 runs[i].text, (int)r->m, (int)r->size, w4a16_dtype_name(r->dtype));
+        device_watch(what);
+        relay_run(r, pick, runs[i].apart, runs[i].way);
+        if (i == 0) {
+            check_sound(r, what);
+            memcpy(r->expected, r->got, r->look_bytes);
+            continue;
+        }
+        size_t place = 0, count = r->bytes / 2;
+        if (memcmp(r->got, r->expected, r->look_bytes) == 0) continue;
+        while (r->got[place] == r->expected[place]) place++;
+        fail_msg("%s: after call %d element %d of row %d is 0x%04x, not 0x%04x", what,
+                 (int)(place / count + 1) * LOOK_EVERY, (int)(place % count % (size_t)r->size),
+                 (int)(place % count / (size_t)r->size), r->got[place], r->expected[place]);
+    }
+}
+
+static void overlap_changes_no_bit(void **state) {
+    (void)state;
+    static const int64_t m_values[] = {1, 4, 8, 16, 33}, sizes[] = {512, 1024}, small[] = {136};
+    static const struct {
+        int64_t group_size;
+        w4a16_zero_kind zero_kind;
+    } kinds[] = {
+        {128, W4A16_ZERO_SYMMETRIC}, {128, W4A16_ZERO_INTEGER}, {64, W4A16_ZERO_SYMMETRIC}, {32, W4A16_ZERO_INTEGER}};
+    static relay r;
+    uint64_t seed = 94;
+    size_t turn = 0;
+    for (size_t i = 0; i < (simulated ? COUNT(small) : COUNT(sizes)); i++)
+        for (size_t j = 0; j < (simulated ? 3 : COUNT(m_values)); j++, turn++) {
+            size_t kind = (i + j) % COUNT(kinds);
+            device_watch(NULL);
+            relay_make(&r, &seed, simulated ? small[i] : sizes[i], m_values[j], kinds[kind].group_size,
+                       kinds[kind].zero_kind, halves[(i + j / 2) % 2], turn);
+            for (int config = -1; config < r.pick_count; config++) check_relay(&r, config);
+            relay_free(&r);
+        }
+}
+
 int main(int argc, char **argv) {
     int code = cuda_case_find(argc, argv);
     if (code) return code;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_and_fills_keep_their_place),
+        cmocka_unit_test(overlap_changes_no_bit),
         cmocka_unit_test(each_call_reads_what_the_last_one_wrote),
         cmocka_unit_test(two_contexts_serve_two_threads),
     };

@@ -111,15 +111,15 @@ static w4_gemm_params make_params(const w4_run *run) {
     };
 }
 
-/** Launch a GEMM kernel. overlap: it may start while the kernel before it runs, and waits for it by itself. */
-static w4a16_status launch(const w4_device *device, const w4_run *run, const w4_cuda_shape *shape, bool overlap,
+/** Launch a GEMM kernel. waits: it waits by itself for the kernel before it, and so may start while that one runs. */
+static w4a16_status launch(const w4_device *device, const w4_run *run, const w4_cuda_shape *shape, bool waits,
                            void **arguments) {
     const w4_cuda_config *config = &w4_cuda_configs[run->config];
     CUfunction function;
     W4_TRY(w4_cuda_gemm_kernel(device, run->config, &run->problem, &function));
     CUlaunchAttribute attributes[2];
     unsigned count = 0;
-    if (overlap) {
+    if (waits && !(run->problem.flags & W4A16_PLAN_NO_OVERLAP)) {
         attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
         attributes[count++].value.programmaticStreamSerializationAllowed = 1;
     }
