@@ -107,8 +107,11 @@ foreach(line IN LISTS lines)
     list(GET fields 4 warps)
     list(GET fields 5 stages)
     list(GET fields 6 resident)
-    w4a16_kernel(${name} sm80/decode.cu ${everywhere} FLAGS -DW4_CONFIG_NAME=${name} -DW4_TILE_N=${tile_n}
-      -DW4_TILE_M=${tile_m} -DW4_WARPS=${warps} -DW4_STAGES=${stages} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
+    set(flags_of_config -DW4_CONFIG_NAME=${name} -DW4_TILE_N=${tile_n} -DW4_TILE_M=${tile_m} -DW4_WARPS=${warps}
+      -DW4_STAGES=${stages} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
+    w4a16_kernel(${name} sm80/decode.cu ${everywhere} FLAGS ${flags_of_config})
+    list(APPEND W4A16_SM80_KERNELS ${name})
+    set(W4A16_SM80_FLAGS_${name} ${flags_of_config})
   else()
     message(FATAL_ERROR "${definitions}: cannot read: ${line}")
   endif()

@@ -14,7 +14,7 @@
  * swizzled by token % 8 so that ldmatrix meets no bank twice; and the scales and zero points of its groups. There are
  * no barriers but the two of a reduction.
  *
- * Arithmetic: codes become q - z, exact integers in fp16 or bf16; a group's products (of a block, or half of one) are
+ * Arithmetic: codes become q - z, exact integers in fp16 or bf16; a group's products, of 128 columns at most, are
  * summed from zero by the tensor cores and added to the fp32 sums, times the group's scale. Weights are never rounded
  * (with float zero points and fp16, q - z is).
  *

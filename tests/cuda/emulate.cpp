@@ -10,7 +10,7 @@
 #include <ucontext.h>
 #include <vector>
 
-emulated_index threadIdx, blockIdx;
+emulated_index threadIdx, blockIdx, gridDim;
 
 namespace {
 
@@ -167,6 +167,7 @@ void emulate_launch(unsigned grid, unsigned threads, bool late, void (*thread)(c
     late_copies = late;
     thread_code = thread;
     thread_arguments = arguments;
+    gridDim.x = grid;
     for (blockIdx.x = 0; blockIdx.x < grid; blockIdx.x++) {
         begin_cta();
         run_cta();

@@ -20,7 +20,7 @@
 struct emulated_index {
     unsigned x;
 };
-extern emulated_index threadIdx, blockIdx;
+extern emulated_index threadIdx, blockIdx, gridDim;
 
 /** Wait until all lanes of the warp have come here; the last one runs `work` on what each has brought. */
 void emulate_meet_warp(void (*work)(void *const brought[32]), void *mine);
@@ -131,6 +131,10 @@ inline uint32_t shared_load32(uint32_t address) {
 }
 inline uint32_t shared_load8(uint32_t address) {
     return shared_load<uint8_t>(address);
+}
+inline void shared_store128(uint32_t address, float4 value) {
+    if (address % sizeof value || address + sizeof value > EMULATED_SHARED) abort();
+    memcpy(shared_pointer(address), &value, sizeof value);
 }
 template <uint32_t MASK> inline uint32_t and_or(uint32_t word, uint32_t magic) {
     return (word & MASK) | magic;

@@ -1,9 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One config of kernels/sm80/kernels.def on the CPU, compiled as the GPU's code is: -DW4_CONFIG_NAME=... and so on. */
+ * One kernel of kernels/sm80/kernels.def on the CPU, compiled as the GPU's code is: -DW4_CONFIG_NAME=... and so on.
+ * Decode kernels have W4_STAGES. */
 #include "emulate.h"
 
 #define __syncthreads() __syncthreads_of(32 * W4_WARPS)
+#ifdef W4_STAGES
+#include "sm80/decode.cu"
+typedef w4_decode_params kernel_params;
+#define W4_KERNEL decode
+#else
 #include "sm80/gemm.cu"
+typedef w4_sm80_gemm_params kernel_params;
+#define W4_KERNEL gemm
+#endif
 
 #include <cstdio>
 
@@ -19,14 +28,14 @@ static void begin_cta() {
 
 /** Run entry point `entry`; 0 if there is no such one. */
 extern "C" int W4_LAUNCHER(W4_CONFIG_NAME)(const char *entry, unsigned grid, unsigned threads, int late,
-                                           const w4_sm80_gemm_params *params) {
+                                           const void *params) {
     static const struct {
         const char *name;
         void (*run)(const void *);
     } entries[] = {
 #undef W4_ENTRY
 #define W4_ENTRY(name, suffix, is_bf16, zero)                                                                          \
-    {"w4_" W4_TEXT(name) "_" #suffix, [](const void *p) { gemm<is_bf16, zero>(*(const w4_sm80_gemm_params *)p); }},
+    {"w4_" W4_TEXT(name) "_" #suffix, [](const void *p) { W4_KERNEL<is_bf16, zero>(*(const kernel_params *)p); }},
 #include "common_gpu/entries.cuh"
     };
     for (const auto &it : entries)

@@ -355,8 +355,9 @@ static void execute(const record *launch) {
     if (!launch->function) return;
     const char *name = launch->function->name;
 #ifdef W4A16_EMULATE
-    if (is_gemm(name) && is_sm80(name)) {
-        fake_emulate(name, launch->grid, launch->threads, &launch->sm80);
+    if (is_gemm(name) && (is_sm80(name) || is_decode(name))) {
+        const void *params = is_decode(name) ? (const void *)&launch->decode : &launch->sm80;
+        fake_emulate(name, launch->grid, launch->threads, params);
         return;
     }
 #endif

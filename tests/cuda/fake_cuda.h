@@ -28,7 +28,7 @@ fake_launches fake_count_launches(void);
 int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
 int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
 /** In the library with the emulated kernels: run the source of the sm80 kernel with this entry point. */
-void fake_emulate(const char *entry, unsigned grid, unsigned threads, const w4_sm80_gemm_params *params);
+void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void *params);
 void fake_gemm(const w4_gemm_params *params, const fake_map *map);
 void fake_gather(const w4_gather_params *params);
 void fake_pack(const w4_pack_params *params);

@@ -65,14 +65,13 @@ int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned
 }
 
 #ifdef W4A16_EMULATE
-#define W4_SM80_DECODE(...)
 #define W4_SM80_KERNEL(name, ...)                                                                                      \
-    int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late,                                \
-                          const w4_sm80_gemm_params *params);
+    int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late, const void *params);
+#define W4_SM80_DECODE W4_SM80_KERNEL
 #include "sm80/kernels.def"
 #undef W4_SM80_KERNEL
 
-void fake_emulate(const char *entry, unsigned grid, unsigned threads, const w4_sm80_gemm_params *params) {
+void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void *params) {
     static atomic_uint launches;
     int late = (int)(launches++ % 2);
 #define W4_SM80_KERNEL(name, ...)                                                                                      \
@@ -80,6 +79,7 @@ void fake_emulate(const char *entry, unsigned grid, unsigned threads, const w4_s
 #include "sm80/kernels.def"
     abort();
 }
+#undef W4_SM80_KERNEL
 #undef W4_SM80_DECODE
 #endif
 
