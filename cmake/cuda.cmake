@@ -23,6 +23,7 @@ if(NOT W4A16_CUDA)
 endif()
 
 option(W4A16_RACECHECK "Build the sm90 kernels so that compute-sanitizer's racecheck can follow them; slower" OFF)
+set(W4A16_KERNEL_CACHE "" CACHE PATH "Where build folders share compiled kernels; empty: nowhere")
 set(racecheck)
 if(W4A16_RACECHECK)
   set(racecheck -DW4_EVERY_LANE_ARRIVES)
@@ -45,8 +46,8 @@ function(w4a16_kernel name source)
     set(flags -gencode arch=${virtual},code=${code} -O3 -std=c++17 --ptxas-options=-v
       -I${kernels}/common -I${kernels} ${arg_FLAGS})
     add_custom_command(OUTPUT ${image}
-      COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DSOURCE=${kernels}/${source} -DIMAGE=${image}
-        -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${image}.d "-DFLAGS=${flags}"
+      COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DKERNELS=${kernels} -DSOURCE=${kernels}/${source} -DIMAGE=${image}
+        -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${image}.d "-DFLAGS=${flags}" -DCACHE=${W4A16_KERNEL_CACHE}
         -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
       DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
       DEPFILE ${image}.d

@@ -86,14 +86,16 @@ def read_times(paths):
 
 
 def fit_short(points):
-    """Least squares of (call + stage * s + sharer * h) / t - 1 over (s, h, t), no constant negative."""
+    """Least squares of weight * ((call + stage * s + sharer * h) / t - 1) over (s, h, mean, weight, t), no constant
+    negative."""
     best, least = None, math.inf
+    weights = np.array([weight for *_, weight, _ in points])
     for columns in ([0, 1, 2], [0, 1], [1, 2], [1]):
-        features = np.array([(1, s, h) for s, h, _, _ in points])[:, columns] / np.array([[t] for *_, t in points])
-        solution = np.linalg.lstsq(features, np.ones(len(points)), rcond=None)[0]
+        features = np.array([(1, s, h) for s, h, *_ in points])[:, columns] / np.array([[t] for *_, t in points])
+        solution = np.linalg.lstsq(features * weights[:, None], weights, rcond=None)[0]
         if (solution < 0).any():
             continue
-        error = float(((features @ solution - 1) ** 2).sum())
+        error = float(((weights * (features @ solution - 1)) ** 2).sum())
         if error < least - 1e-12:
             model = np.zeros(3)
             model[columns] = solution
@@ -106,18 +108,25 @@ def predict(model, work):
     return max(call + stages * stage + sharers * sharer, mean * saturated)
 
 
-def fit(points):
-    """The best of a plane for the short runs and a line through the origin for the long ones, wherever they part."""
+def fit(points, saturates):
+    """The best of a plane for the short runs and a line through the origin for the long ones, wherever they part; where
+    there is never more than one wave, the plane."""
     points = sorted(points, key=lambda point: point[2])
     best, least = None, math.inf
-    for short in range(1, len(points) + 1):
+    for short in range(1 if saturates else len(points), len(points) + 1):
         tail = points[short:]
-        saturated = sum(mean / t for *_, mean, t in tail) / sum((mean / t) ** 2 for *_, mean, t in tail) if tail else 0.0
+        top = sum(weight**2 * mean / t for *_, mean, weight, t in tail)
+        saturated = top / sum((weight * mean / t) ** 2 for *_, mean, weight, t in tail) if tail else 0.0
         model = (*fit_short(points[:short]), saturated)
-        error = sum((predict(model, work) / t - 1) ** 2 for *work, t in points)
+        error = sum((weight * (predict(model, work) / t - 1)) ** 2 for *work, weight, t in points)
         if error < least:
             best, least = model, error
     return best
+
+
+# What a point counts where at most half of a large tile's tokens are there: tiles that are so empty take longer than
+# full ones (the copy engine's zeros), and win nowhere.
+EMPTY = 0.2
 
 
 def main():
@@ -130,9 +139,12 @@ def main():
     kernels, times = read_kernels(), read_times(arguments.tables)
     model = {}
     for name, kernel in kernels.items():
-        points = [(*work_of(kernel, *shape), t) for shape, t in times.get(name, {}).items()]
+        points = [
+            (*work_of(kernel, *shape), EMPTY if 2 * shape[0] <= kernel[2] and kernel[2] >= 64 else 1.0, t)
+            for shape, t in times.get(name, {}).items()
+        ]
         if points:
-            model[name] = fit(points)
+            model[name] = fit(points, kernel[0] != "split")
     for name in kernels:
         if name in model:
             call, stage, sharer, saturated = (constant * 1e9 for constant in model[name])
