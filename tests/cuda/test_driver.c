@@ -84,6 +84,15 @@ static void missing_gpus_are_explained(void **state) {
     skip();
 }
 
+/** The first GPU's context, and a small weight's arrays. */
+static w4a16_context *open_beside_arrays(test_weight *arrays) {
+    w4a16_context *context = NULL;
+    uint64_t seed = 1;
+    test_weight_make(arrays, &seed, 70, 96, 32, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
+    CHECK(open_device("cuda:0", NULL, &context));
+    return context;
+}
+
 /** What each GPU says that it runs, and that it does: a weight is packed, planned and multiplied. */
 static void gpus_run_their_code(void **state) {
     (void)state;
@@ -114,13 +123,10 @@ static void gpus_run_their_code(void **state) {
     assert_int_equal(info.usable, 1);
     if (!strstr(info.reason, expected[i].runs)) fail_msg("'%s' is not in: %s", expected[i].runs, info.reason);
     assert_string_equal(info.architecture, mode);
-    w4a16_context *context = NULL;
     w4a16_weight *weight = NULL;
     w4a16_plan *plan = NULL;
-    uint64_t seed = 1;
     test_weight arrays;
-    test_weight_make(&arrays, &seed, 70, 96, 32, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
-    CHECK(open_device("cuda:0", NULL, &context));
+    w4a16_context *context = open_beside_arrays(&arrays);
     CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
     w4a16_plan_options options;
     w4a16_plan_options_init(&options);
@@ -229,13 +235,10 @@ static void driver_errors_are_named(void **state) {
     (void)state;
     int memory = strcmp(mode, "memory") == 0, module = strcmp(mode, "module") == 0;
     if (!memory && !module) skip();
-    w4a16_context *context = NULL;
     w4a16_weight *weight = NULL;
     w4a16_plan *plan = NULL;
-    uint64_t seed = 1;
     test_weight arrays;
-    test_weight_make(&arrays, &seed, 70, 96, 32, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
-    CHECK(open_device("cuda:0", NULL, &context));
+    w4a16_context *context = open_beside_arrays(&arrays);
     if (memory)
         REFUSED(w4a16_weight_create(context, &arrays.canonical, &weight), W4A16_ERROR_OUT_OF_MEMORY,
                 "cuMemAlloc: out of memory");

@@ -10,7 +10,6 @@
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 enum {
 #define W4_SM90_KERNEL(name, ...) SLOT_##name,
@@ -19,6 +18,25 @@ enum {
 #define W4_SM80_DECODE(name, ...) SLOT_##name,
 #include "sm80/kernels.def"
 #include "sm90/kernels.def"
+#undef W4_SM90_KERNEL
+#undef W4_SM90_ANY_GROUP
+#undef W4_SM80_KERNEL
+#undef W4_SM80_DECODE
+};
+
+enum {
+#define W4_SM90_SPLIT_0(name)
+#define W4_SM90_SPLIT_2(name) CONFIG_##name##_split2,
+#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                           \
+    CONFIG_##name, CONFIG_##name##_streamk, W4_SM90_SPLIT_##split(name)
+#define W4_SM90_ANY_GROUP(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
+#define W4_SM80_KERNEL(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
+#define W4_SM80_DECODE(name, ...) CONFIG_##name,
+#include "sm90/kernels.def"
+
+#include "sm80/kernels.def"
+#undef W4_SM90_SPLIT_0
+#undef W4_SM90_SPLIT_2
 #undef W4_SM90_KERNEL
 #undef W4_SM90_ANY_GROUP
 #undef W4_SM80_KERNEL
@@ -267,23 +285,14 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     return W4A16_ERROR_UNSUPPORTED;
 }
 
-/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). A config that is missing was never measured. */
-typedef struct cost {
-    const char *config;
+/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). Zeros: never measured. */
+static const struct {
     double call, stage, sharer, saturated;
-} cost;
-
-static const cost costs[] = {
-#define W4_COST(name, call, stage, sharer, saturated) {#name, call, stage, sharer, saturated},
+} costs[] = {
+#define W4_COST(name, call, stage, sharer, saturated) [CONFIG_##name] = {call, stage, sharer, saturated},
 #include "backend/cuda/costs.def"
 #undef W4_COST
 };
-
-static const cost *find_cost(const w4_cuda_config *config) {
-    for (size_t i = 0; i < sizeof costs / sizeof *costs; i++)
-        if (strcmp(costs[i].config, config->public.name) == 0) return &costs[i];
-    return NULL;
-}
 
 static const double MEMORY_RATE = 4.4e12; /* bytes a second: what reading cold memory reaches on an H200 */
 
@@ -316,60 +325,62 @@ static load busiest(const w4_cuda_config *config, const w4_problem *problem, con
     };
 }
 
-/** Of an sm80 config that was never measured, from what the GPU says of itself. A stage takes the longest of: its
+/** What the GPU says of itself, for configs that were never measured on it: clocks and bytes a second. */
+static double clock_of(const w4_device *device) {
+    return device->clock > 0 ? device->clock : 1.5e9;
+}
+static double read_rate_of(const w4_device *device) {
+    static const double SHARE = 0.9; /* of the memory's rate */
+    return SHARE * (device->memory_rate > 0 ? device->memory_rate : 1e12);
+}
+
+/** Seconds that an sm80 config's stages take, where it was never measured. A stage takes the longest of: its
  * multiplications, on an SM that its blocks share; reading its weights, at this SM's share of the memory's rate;
  * the instructions that dequantise it and load its tokens; the latency of a stage, which its blocks hide for one
  * another. Nothing is exact here, it is for the order. */
-static double sm80_cost(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem) {
-    static const double CALL = 4e-6, SHARER = 0.7e-6, LATENCY = 250, READ = 0.9, FEED = 0.85;
-    const w4_config *tile = &config->public;
-    w4_cuda_shape shape = w4_cuda_shape_make(device, (size_t)(config - w4_cuda_configs), problem, problem->m);
-    load work = busiest(config, problem, &shape);
-    double clock = device->clock > 0 ? device->clock : 1.5e9;
-    double rate = READ * (device->memory_rate > 0 ? device->memory_rate : 1e12);
+static double sm80_run(const w4_device *device, const w4_config *tile, const w4_cuda_shape *shape, load work) {
+    static const double SHARER = 0.7e-6, LATENCY = 250, FEED = 0.85;
+    double clock = clock_of(device);
     /* Blocks on an SM, of those that there are. */
-    double together = (double)shape.schedule.workers / device->processors,
+    double together = (double)shape->schedule.workers / device->processors,
            weights = (double)tile->tile_n * tile->tile_k;
     if (together < 1) together = 1;
     double multiply = 2 * weights * tile->tile_m / (FEED * device->runs.flop_per_clock) / clock * together;
-    double busy = shape.schedule.workers < device->processors ? shape.schedule.workers : device->processors;
-    double read = (double)(tile->tile_n / W4_BLOCK_ROWS * shape.slot_bytes) * busy / rate * together;
+    double busy = shape->schedule.workers < device->processors ? shape->schedule.workers : device->processors;
+    double read = (double)(tile->tile_n / W4_BLOCK_ROWS * shape->slot_bytes) * busy / read_rate_of(device) * together;
     /* Of each warp and 16 x 64 weights: 90, and 4 for each 8 tokens; four instructions a clock. */
     double issue = weights / 1024 * (90 + 4.0 * tile->tile_m / 8) / 4 / clock * together, latency = LATENCY / clock;
     double stage = multiply;
     if (read > stage) stage = read;
     if (issue > stage) stage = issue;
     if (latency > stage) stage = latency;
-    double memory = least_bytes(problem) / rate, run = work.stages * stage + work.sharers * SHARER;
-    return CALL + (run > memory ? run : memory);
+    return work.stages * stage + work.sharers * SHARER;
 }
 
 /** The same of a decode config: its warps' instructions for a step of 16 x 128 weights, at about every second clock. */
-static double decode_cost(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem) {
-    static const double CALL = 4e-6, READ = 0.9;
-    w4_cuda_shape shape = w4_cuda_shape_make(device, (size_t)(config - w4_cuda_configs), problem, problem->m);
-    double clock = device->clock > 0 ? device->clock : 1.5e9;
-    double memory = least_bytes(problem) / (READ * (device->memory_rate > 0 ? device->memory_rate : 1e12));
-    double step =
-        (100 + 3.0 * config->public.tile_m) * config->public.tile_n / W4_SLICE_ROWS * config->warps / 2 / clock;
-    double run = busiest(config, problem, &shape).stages * step;
-    return CALL + (run > memory ? run : memory);
+static double decode_run(const w4_device *device, const w4_cuda_config *config, load work) {
+    double slices = (double)config->public.tile_n / W4_SLICE_ROWS;
+    return work.stages * (100 + 3.0 * config->public.tile_m) * slices * config->warps / 2 / clock_of(device);
 }
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
+    static const double CALL = 4e-6;
     const w4_cuda_config *config = &w4_cuda_configs[index];
-    const cost *found = device->runs.sm90 ? find_cost(config) : NULL;
-    /* Where some configs were measured, one that was not comes after all of them: a second is longer than any. */
-    double behind = device->runs.sm90 ? 1 : 0;
-    if (!found && config->decode) return decode_cost(device, config, problem) + behind;
-    if (!found && config->sm80) return sm80_cost(device, config, problem) + behind;
+    bool measured = index < sizeof costs / sizeof *costs && costs[index].stage > 0 && device->runs.sm90;
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
     load work = busiest(config, problem, &shape);
-    if (!found) return 1 + work.stages;
-    double run = found->call + work.stages * found->stage + work.sharers * found->sharer;
+    if (!measured && config->sm80) {
+        double memory = least_bytes(problem) / read_rate_of(device);
+        double run =
+            config->decode ? decode_run(device, config, work) : sm80_run(device, &config->public, &shape, work);
+        /* Where some configs were measured, one that was not comes after all of them: a second is longer than any. */
+        return CALL + (run > memory ? run : memory) + (device->runs.sm90 ? 1 : 0);
+    }
+    if (!measured) return 1 + work.stages;
+    double run = costs[index].call + work.stages * costs[index].stage + work.sharers * costs[index].sharer;
     double mean = (double)shape.schedule.tiles_m * shape.schedule.tiles_n * shape.schedule.stages /
                   worker_slots(device, config, &shape);
-    double saturated = mean * found->saturated;
+    double saturated = mean * costs[index].saturated;
     double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
     return seconds > memory ? seconds : memory;
 }
