@@ -6,13 +6,16 @@
 #   cmake -DNVCC=... -DKERNELS=kernels -DSOURCE=x.cu -DIMAGE=x.fatbin -DLOG=x.log -DDEPFILE=x.d "-DFLAGS=-O3;..."
 #         [-DCACHE=folder] -P compile_kernel.cmake
 #
-# CACHE: build folders that share it compile each kernel once; what a kernel becomes depends on the files in KERNELS, the
-# flags and the compiler.
+# CACHE: build folders that share it compile each kernel once; what a kernel becomes depends on the files beside it and in
+# the common folders, the flags and the compiler.
 if(CACHE)
-  file(GLOB_RECURSE files ${KERNELS}/*)
+  get_filename_component(folder ${SOURCE} DIRECTORY)
+  file(GLOB files ${folder}/*.cu ${folder}/*.cuh ${folder}/*.h ${KERNELS}/common/* ${KERNELS}/common_gpu/*)
+  list(REMOVE_DUPLICATES files)
   list(SORT files)
   execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE key)
   string(APPEND key "${SOURCE} ${FLAGS}")
+  string(REPLACE "${KERNELS}" "" key "${key}") # wherever this tree stands
   foreach(file IN LISTS files)
     file(SHA256 ${file} hash)
     string(APPEND key " ${hash}")

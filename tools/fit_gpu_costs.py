@@ -38,8 +38,8 @@ def read_kernels():
     for line in (ROOT / "kernels/sm80/kernels.def").read_text().splitlines():
         fields = re.split(r"[(), ]+", line)
         if fields[0] == "W4_SM80_DECODE":
-            n, m, warps = (int(field) for field in fields[2:5])
-            kernels[fields[1]] = "decode", n, m, 128, PROCESSORS, warps
+            n, m, warps, row_warps = (int(field) for field in fields[2:6])
+            kernels[fields[1]] = "decode", n, m, 128, PROCESSORS, warps // row_warps
     return kernels
 
 

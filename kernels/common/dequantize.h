@@ -5,7 +5,9 @@
  * fp16: 0x6400 is 1024, and a 4-bit code or-ed into its mantissa gives 1024 + q exactly; shifted left by four it gives
  * 1024 + 16q. Subtracting 1032, or multiplying by 1/16 and subtracting 72, leaves q - 8, exactly, as every
  * intermediate is an integer multiple of a representable step. With a zero point z the constants are 1024 + z and
- * 64 + z. bf16: 0x4300 is 128 with seven mantissa bits, so 128 + q; subtracting 128 + z leaves q - z. */
+ * 64 + z. bf16: 0x4300 is 128 with seven mantissa bits, so 128 + q; subtracting 128 + z leaves q - z. Where nothing is
+ * subtracted from the factors, but from the sum of their products, 0x5400 serves for shifted codes: it is 64, whose
+ * mantissa counts sixteenths, so that a code shifted left by four makes 64 + q. */
 #ifndef W4_DEQUANTIZE_H
 #define W4_DEQUANTIZE_H
 
@@ -13,6 +15,7 @@
 
 enum {
     W4_FP16_MAGIC = 0x64006400,
+    W4_FP16_HIGH_MAGIC = 0x54005400,
     W4_BF16_MAGIC = 0x43004300,
     W4_LOW_NIBBLES = 0x000f000f,
     W4_HIGH_NIBBLES = 0x00f000f0

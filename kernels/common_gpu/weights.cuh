@@ -108,4 +108,29 @@ template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
     }
 };
 
+/** Makes OFFSET + q of a thread's two rows, codes as they are: what OFFSET and zero points add to a sum of products is
+ * for the caller to take away, who needs the sum of the other factors for it. */
+template <bool BF16, int ZERO_KIND> struct PlainCodes {
+    static constexpr bool IS_BF16 = BF16;
+    static constexpr int ZERO = ZERO_KIND;
+    static constexpr uint32_t ONES = BF16 ? 0x3f803f80 : 0x3c003c00; /* two of them */
+    uint32_t low, high;
+    __device__ __forceinline__ PlainCodes()
+        : low(in_register(BF16 ? W4_BF16_MAGIC : W4_FP16_MAGIC)), high(in_register(W4_FP16_HIGH_MAGIC)) {}
+    /** OFFSET of row `row` of the two. */
+    static __device__ __forceinline__ float offset(int row) { return BF16 ? 128.0f : row ? 64.0f : 1024.0f; }
+    __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
+        if (BF16) {
+#pragma unroll
+            for (int i = 0; i < 4; i++, word >>= 4) a[i] = and_or<W4_LOW_NIBBLES>(word, low);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i += 2, word >>= 8) {
+                a[i] = and_or<W4_LOW_NIBBLES>(word, low);
+                a[i + 1] = and_or<W4_HIGH_NIBBLES>(word, high);
+            }
+        }
+    }
+};
+
 #endif

@@ -5,166 +5,62 @@
  * Which side is which: weights are the left operand of mma.sync.m16n8k16, 16 out features by 16 columns of k, straight
  * from the packed layout: the 512 bytes that a warp's lanes hold of a block are 16 rows, a slice. Tokens are its n.
  *
- * Who does what: a CTA has a run of neighbouring slices, SLICES at a time (a pass), and all of k: its warps take the
- * blocks of k in turns, and add up their sums at the end of a pass, in the order of the warps. So no CTA waits for
- * another one. All CTAs are on the GPU at once.
+ * Who does what: a CTA has a run of neighbouring slices, TILE_N / 16 at a time (a pass), and all of k. Its warps are
+ * ROW_WARPS times K_WARPS: each has SLICES slices of a pass, and takes every K_WARPS-th step of k; at the end of a pass
+ * those with the same slices add up their sums, in the order of the warps. So no CTA waits for another one. All CTAs
+ * are on the GPU at once.
  *
- * Copies: each warp has a ring of STAGES slots of its own, and starts its own asynchronous copies: the codes of a
- * block, in the places where the same lane reads them; the block's activations, 128 bytes a token, 16-byte pieces
- * swizzled by token % 8 so that ldmatrix meets no bank twice; and the scales and zero points of its groups. There are
- * no barriers but the two of a reduction.
+ * Copies: each warp has a ring of STAGES slots of its own, and starts its own asynchronous copies: the codes of a step,
+ * two blocks of k; its activations, 128 bytes a token and block, 16-byte pieces swizzled by token % 8 so that ldmatrix
+ * meets no bank twice; and the scales and zero points of its groups. A slot is in registers before its products begin,
+ * so that it is filled again meanwhile. There are no barriers but those of a pass's end.
  *
- * Arithmetic: codes become q - z, exact integers in fp16 or bf16; a group's products, of 128 columns at most, are
- * summed from zero by the tensor cores and added to the fp32 sums, times the group's scale. Weights are never rounded
- * (with float zero points and fp16, q - z is).
+ * Arithmetic: a code's bits are or-ed into the mantissa of a 16-bit float, which makes OFFSET + q, exactly. A group's
+ * products with these, of 128 columns at most, are summed from zero by the tensor cores. So are the activations alone,
+ * times ones: that sum times OFFSET + zero point is what the products have too much. The difference, times the group's
+ * scale, is added to the fp32 sums. Weights are never rounded, nor are zero points.
  *
  * Order in the stream: codes and scales are loaded before the kernel before this one has ended; A, C and bias are
- * touched only after griddepcontrol.wait. The next kernel is let in only then, too: so two kernels at most are on the
- * GPU, and with half an SM's room for each, one CTA of each is on every SM. */
+ * touched only after griddepcontrol.wait. The next kernel is let in when LAST_STEPS steps are left: late, so that its
+ * first loads fill the time between the last load of this kernel and its own first product; but early enough to find
+ * this kernel's CTAs still there, one on each SM: else it would have two on one SM and none on another. */
 #include "common_gpu/weights.cuh"
 #include "decode_params.h"
 #include "ptx.cuh"
 
 namespace {
 
-constexpr int SLICES = W4_TILE_N / W4_SLICE_ROWS, TOKENS = W4_TILE_M, WARPS = W4_WARPS, STAGES = W4_STAGES;
+constexpr int TOKENS = W4_TILE_M, WARPS = W4_WARPS, ROW_WARPS = W4_ROW_WARPS, STAGES = W4_STAGES;
+constexpr int K_WARPS = WARPS / ROW_WARPS;
+constexpr int SLICES = W4_TILE_N / W4_SLICE_ROWS / ROW_WARPS; /* of a warp */
 constexpr int THREADS = 32 * WARPS;
-constexpr int TOKEN_TILES = TOKENS / 8;                    /* of 8: n of the mma */
-constexpr int ROUND = W4_DECODE_REDUCTION_TOKENS / TOKENS; /* slices reduced at a time */
-constexpr int A_COPIES = TOKENS / 4;                       /* a lane's, of a block: 16 bytes each */
-constexpr int CHUNKS_AHEAD = WARPS / W4_STEPS_OF_CHUNK;    /* from a warp's step to its next */
+constexpr int LAST_STEPS = SLICES < 4 ? 4 : 2;
+constexpr int TOKEN_TILES = TOKENS / 8;                             /* of 8: n of the mma */
+constexpr int ROUND = W4_DECODE_ROUND(SLICES, TOKENS, W4_RESIDENT); /* slices of a warp reduced at a time */
+constexpr int A_COPIES = TOKENS / 4;                                /* a lane's, of a block: 16 bytes each */
+constexpr int CHUNKS_AHEAD = K_WARPS / W4_STEPS_OF_CHUNK;           /* from a warp's step to its next */
+constexpr int STEPS = 4 * W4_STEP_BLOCKS;                           /* of 16 columns in a step of a warp */
 constexpr uint32_t CODE_BYTES = W4_STEP_BLOCKS * SLICES * W4_SLICE_BYTES;
 constexpr uint32_t A_BLOCK_BYTES = TOKENS * W4_BLOCK_COLUMNS * 2, A_BYTES = W4_STEP_BLOCKS * A_BLOCK_BYTES;
-static_assert(WARPS % W4_STEPS_OF_CHUNK == 0, "a warp's steps have the same place in their chunks");
+static_assert(W4_TILE_N == SLICES * ROW_WARPS * W4_SLICE_ROWS && WARPS == K_WARPS * ROW_WARPS, "all have as much");
+static_assert(K_WARPS % W4_STEPS_OF_CHUNK == 0, "a warp's steps have the same place in their chunks");
+#define ROW_WARP ((int)threadIdx.x / 32 % ROW_WARPS)
+#define K_WARP ((int)threadIdx.x / 32 / ROW_WARPS)
 
-/** What a warp loads next: a step of k, for a pass. All addresses are this lane's own. */
-template <int LINE_STRIDE> struct Loader {
-    const w4_decode_params &params;
-    const int lane, end, blocks; /* end: of the CTA's slices */
-    int first, block;            /* the pass's first slice; the step's first block */
-    const uint8_t *codes[SLICES], *line, *activations;
-    uint32_t line_target, activations_target; /* in a slot */
-    bool has_line;
-
-    __device__ __forceinline__ Loader(const w4_decode_params &params_, int begin, int end_)
-        : params(params_), lane(threadIdx.x % 32), end(end_), blocks((int)params_.gemm.layout.blocks) {
-        activations_target = CODE_BYTES + lane / 8 * 128 + (lane % 8 ^ lane / 8) * 16;
-        restart(begin);
-    }
-
-    __device__ __forceinline__ bool more() const { return first < end; }
-
-    __device__ __forceinline__ const uint8_t *chunk() const {
-        return params.gemm.packed + block / W4_CHUNK_BLOCKS * params.gemm.layout.chunk_stride;
-    }
-
-    __device__ void restart(int first_) {
-        const w4_packed_layout &layout = params.gemm.layout;
-        block = threadIdx.x / 32 * W4_STEP_BLOCKS;
-        first = block < blocks ? first_ : end; /* k may be so short that a warp has none of it */
-#pragma unroll
-        for (int i = 0; i < SLICES; i++) {
-            /* Past the last slice: any, nobody stores what comes of it. */
-            const int slice = min(first + i, params.slices - 1);
-            codes[i] = chunk() + slice / W4_SLICES_OF_STRIP * layout.strip_stride +
-                       block % W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + slice % W4_SLICES_OF_STRIP * W4_SLICE_BYTES +
-                       lane * 16;
-        }
-        activations = (const uint8_t *)params.a + (lane / 8 * params.lda + block * W4_BLOCK_COLUMNS + lane % 8 * 8) * 2;
-        has_line = lane < params.line_pieces && !params.slow_lines;
-        if (has_line) find_line(lane, &line, &line_target);
-    }
-
-    /** Piece `index` of 16 bytes of a step's scales and zero points: for each group of the step and slice its scales,
-     * then its zero points. Where it stands, were the chunk a full one, and where it goes in a slot. */
-    __device__ __forceinline__ void find_line(int index, const uint8_t **from, uint32_t *to) const {
-        const w4_packed_layout &layout = params.gemm.layout;
-        const int scale_pieces = (int)layout.scale_size, pieces = scale_pieces + (int)layout.zero_size;
-        const int piece = index % pieces, group = index / pieces / SLICES;
-        const int slice = min(first + index / pieces % SLICES, params.slices - 1);
-        const int k = block * W4_BLOCK_COLUMNS + group * params.span;
-        const int row =
-            (k / params.gemm.group_size - k / W4_CHUNK_COLUMNS * W4_CHUNK_COLUMNS / params.gemm.group_size) *
-                W4_BLOCK_ROWS +
-            slice % W4_SLICES_OF_STRIP * W4_SLICE_ROWS;
-        const int64_t zeros = layout.lines * W4_BLOCK_ROWS * layout.scale_size;
-        *from = chunk() + slice / W4_SLICES_OF_STRIP * layout.strip_stride + W4_CHUNK_BLOCKS * W4_BLOCK_BYTES +
-                (piece < scale_pieces ? row * layout.scale_size + piece * 16
-                                      : zeros + row * layout.zero_size + (piece - scale_pieces) * 16);
-        *to = CODE_BYTES + A_BYTES + index / pieces * LINE_STRIDE +
-              (piece < scale_pieces ? piece * 16 : 64 + (piece - scale_pieces) * 16);
-    }
-
-    __device__ __forceinline__ void advance() {
-        const int64_t ahead = CHUNKS_AHEAD * params.gemm.layout.chunk_stride;
-        block += WARPS * W4_STEP_BLOCKS;
-#pragma unroll
-        for (int i = 0; i < SLICES; i++) codes[i] += ahead;
-        line += ahead;
-        activations += WARPS * W4_STEP_BLOCKS * W4_BLOCK_COLUMNS * 2;
-        if (block >= blocks) restart(first + SLICES);
-    }
-
-    /** Copy codes, scales and zero points. */
-    __device__ __forceinline__ void load_weights(uint32_t slot) const {
-        const uint32_t target = slot + lane * 16;
-        /* A step's second block may not be there: what is read instead, W4_PACKED_PADDING at the end of the weight,
-         * meets activations that are zeros. */
-#pragma unroll
-        for (int i = 0; i < SLICES; i++)
-#pragma unroll
-            for (int j = 0; j < W4_STEP_BLOCKS; j++)
-                copy16(target + (j * SLICES + i) * W4_SLICE_BYTES, codes[i] + j * W4_BLOCK_BYTES);
-        /* A chunk at the end of k may have fewer blocks before its lines. */
-        const int left = blocks - block / W4_CHUNK_BLOCKS * W4_CHUNK_BLOCKS;
-        const int shift = left < W4_CHUNK_BLOCKS ? (left - W4_CHUNK_BLOCKS) * W4_BLOCK_BYTES : 0;
-        if (has_line) copy16(slot + line_target, line + shift);
-        if (params.slow_lines)
-#pragma unroll 1
-            for (int i = lane; i < params.line_pieces; i += 32) {
-                const uint8_t *from;
-                uint32_t to;
-                find_line(i, &from, &to);
-                copy16(slot + to, from + shift);
-            }
-    }
-
-    /** Copy activations. Tokens past m stay as they are, zeros. */
-    __device__ __forceinline__ void load_activations(uint32_t slot) const {
-        const int token = lane / 8;
-        const uint32_t target = slot + activations_target;
-        const int64_t rows = 4 * params.lda * 2;
-        const uint8_t *from = activations;
-        if ((block + W4_STEP_BLOCKS) * W4_BLOCK_COLUMNS <= params.gemm.k) {
-#pragma unroll
-            for (int i = 0; i < A_COPIES; i++, from += rows) {
-                /* Where token % 8 is 4 more, the swizzle differs by 64 bytes. */
-                const uint32_t to = (target ^ i % 2 * 64) + i * 512;
-                if (token + 4 * i < params.gemm.m)
-#pragma unroll
-                    for (int j = 0; j < W4_STEP_BLOCKS; j++)
-                        copy16(to + j * A_BLOCK_BYTES, from + j * W4_BLOCK_COLUMNS * 2);
-            }
-            return;
-        }
-#pragma unroll 1
-        for (int i = 0; i < A_COPIES * W4_STEP_BLOCKS; i++) {
-            const int row = i / W4_STEP_BLOCKS, j = i % W4_STEP_BLOCKS;
-            const int left = params.gemm.k - (block + j) * W4_BLOCK_COLUMNS - lane % 8 * 8;
-            if (token + 4 * row < params.gemm.m)
-                copy16_part((target ^ row % 2 * 64) + row * 512 + j * A_BLOCK_BYTES,
-                            left > 0 ? from + row * rows + j * W4_BLOCK_COLUMNS * 2 : (const uint8_t *)params.a,
-                            left > 0 ? 16 : 0);
-        }
-    }
-};
+#include "decode_load.cuh"
 
 template <class Codes> struct Decoder {
+    /* Whether a slot is filled again while its products are made: registers must suffice for its scales, too. */
+    static constexpr bool EARLY = W4_RESIDENT == 1 || (SLICES < 4 && TOKENS == 8 && Codes::ZERO == W4_PARAM_SYMMETRIC);
     static constexpr int LINE_STRIDE = W4_DECODE_LINE_BYTES(Codes::ZERO);
     const w4_decode_params &params;
     const int lane, end;
     uint32_t scale_at[2], scale_selector; /* this lane's rows' words in a line; which bytes of one make a float */
     Codes codes;
+    uint32_t words[STEPS][SLICES];
+    uint32_t b[TOKEN_TILES][STEPS][2];
+    float part[SLICES][TOKEN_TILES][4], plain[TOKEN_TILES][4]; /* of a group: sums of products, and of activations */
+    float scale[SLICES][2], too_much[SLICES][2]; /* of a group: scales; minus what codes and zero points add */
     float sums[SLICES][TOKEN_TILES][4];
 
     __device__ __forceinline__ Decoder(const w4_decode_params &params_, int end_)
@@ -184,107 +80,164 @@ template <class Codes> struct Decoder {
     __device__ __forceinline__ float read_zero(uint32_t slot, int line, int i) const {
         const uint32_t at = slot + CODE_BYTES + A_BYTES + line * LINE_STRIDE + 64;
         const int row = lane / 4 + 8 * i;
-        return Codes::ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(at + row)
-                                                    : __uint_as_float(shared_load32(at + row * 4));
+        return Codes::ZERO == W4_PARAM_SYMMETRIC      ? 8.0f
+               : Codes::ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(at + row)
+                                                      : __uint_as_float(shared_load32(at + row * 4));
     }
 
-    /** Multiply the step at `slot`, which has SPANS groups. */
-    template <int SPANS> __device__ __forceinline__ void multiply(uint32_t slot) {
-        constexpr int STEPS = 4 * W4_STEP_BLOCKS / SPANS; /* of 16 columns in a span */
-        uint32_t b[TOKEN_TILES][8];
-        uint4 words[SLICES];
-        float part[SLICES][TOKEN_TILES][4];
+    /** Take activations of half a block, two steps of 16 columns, into registers of step `to` and the next. */
+    __device__ __forceinline__ void read_activations(uint32_t slot, int block, int half, int to) {
 #pragma unroll
-        for (int step = 0; step < 4 * W4_STEP_BLOCKS; step++) {
-            const int block = step / 4, span = step / STEPS;
-            if (step % 4 == 0) {
+        for (int tile = 0; tile < TOKEN_TILES; tile++) {
+            const int token = lane % 8, piece = half * 4 + lane / 8;
+            uint32_t four[4];
+            load_matrices(four,
+                          slot + CODE_BYTES + block * A_BLOCK_BYTES + (tile * 8 + token) * 128 + (piece ^ token) * 16);
 #pragma unroll
-                for (int i = 0; i < SLICES; i++)
-                    words[i] = shared_load128(slot + (block * SLICES + i) * W4_SLICE_BYTES + lane * 16);
-#pragma unroll
-                for (int j = 0; j < TOKEN_TILES * 2; j++) {
-                    const int token = lane % 8, piece = j % 2 * 4 + lane / 8;
-                    uint32_t four[4];
-                    load_matrices(four, slot + CODE_BYTES + block * A_BLOCK_BYTES + (j / 2 * 8 + token) * 128 +
-                                            (piece ^ token) * 16);
-#pragma unroll
-                    for (int l = 0; l < 4; l++) b[j / 2][j % 2 * 4 + l] = four[l];
-                }
-            }
-            /* Slice by slice within a step: so many products do not wait for one another. */
-#pragma unroll
-            for (int i = 0; i < SLICES; i++) {
-                const uint4 four = words[i];
-                uint32_t a[4];
-                if (Codes::ZERO != W4_PARAM_SYMMETRIC) {
-                    Group group;
-                    group.zero[0] = read_zero(slot, span * SLICES + i, 0);
-                    group.zero[1] = read_zero(slot, span * SLICES + i, 1);
-                    codes.set(group);
-                    codes.set_residual(group);
-                }
-                codes.word(step % 4 == 0 ? four.x : step % 4 == 1 ? four.y : step % 4 == 2 ? four.z : four.w, a);
-#pragma unroll
-                for (int tile = 0; tile < TOKEN_TILES; tile++) {
-                    const uint32_t pair[2] = {b[tile][step % 4 * 2], b[tile][step % 4 * 2 + 1]};
-                    if (step % STEPS == 0)
-                        mma<Codes::IS_BF16, false>(part[i][tile], a, pair);
-                    else
-                        mma<Codes::IS_BF16, true>(part[i][tile], a, pair);
-                    if constexpr (Codes::RESIDUAL) mma<Codes::IS_BF16, true>(part[i][tile], codes.residual, pair);
-                }
-            }
-            if (step % STEPS == STEPS - 1)
-#pragma unroll
-                for (int i = 0; i < SLICES; i++) {
-                    const float scale[2] = {read_scale(slot, span * SLICES + i, 0),
-                                            read_scale(slot, span * SLICES + i, 1)};
-#pragma unroll
-                    for (int j = 0; j < TOKEN_TILES * 4; j++)
-                        sums[i][j / 4][j % 4] = fmaf(part[i][j / 4][j % 4], scale[j % 4 / 2], sums[i][j / 4][j % 4]);
-                }
+            for (int i = 0; i < 4; i++) b[tile][to + i / 2][i % 2] = four[i];
         }
     }
 
-    /** Add up all warps' sums of a pass and store them. */
+    /** Take codes and activations of the step at `slot` into registers. */
+    __device__ __forceinline__ void read_step(uint32_t slot) {
+#pragma unroll
+        for (int block = 0; block < W4_STEP_BLOCKS; block++) {
+            read_activations(slot, block, 0, block * 4);
+            read_activations(slot, block, 1, block * 4 + 2);
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) {
+                const uint4 four = shared_load128(slot + (block * SLICES + i) * W4_SLICE_BYTES + lane * 16);
+                words[block * 4][i] = four.x;
+                words[block * 4 + 1][i] = four.y;
+                words[block * 4 + 2][i] = four.z;
+                words[block * 4 + 3][i] = four.w;
+            }
+        }
+    }
+
+    /** The same of a quarter, 32 columns, into those of the first two steps of 16. */
+    __device__ __forceinline__ void read_quarter(uint32_t slot, int quarter) {
+        read_activations(slot, quarter / 2, quarter % 2, 0);
+#pragma unroll
+        for (int i = 0; i < SLICES; i++)
+#pragma unroll
+            for (int step = 0; step < 2; step++)
+                words[step][i] = shared_load32(slot + (quarter / 2 * SLICES + i) * W4_SLICE_BYTES + lane * 16 +
+                                               quarter % 2 * 8 + step * 4);
+    }
+
+    /** The same with the scales and zero points of group `group` of the step. */
+    __device__ __forceinline__ void read_group(uint32_t slot, int group) {
+#pragma unroll
+        for (int i = 0; i < SLICES; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                scale[i][half] = read_scale(slot, group * SLICES + i, half);
+                too_much[i][half] = -(Codes::offset(half) + read_zero(slot, group * SLICES + i, half));
+            }
+    }
+
+    /** Multiply what was read last: COUNT steps of 16 columns, of one group. */
+    template <int COUNT> __device__ __forceinline__ void multiply() {
+        const uint32_t ones[4] = {Codes::ONES, Codes::ONES, Codes::ONES, Codes::ONES};
+#pragma unroll
+        for (int step = 0; step < COUNT; step++) {
+#pragma unroll
+            for (int tile = 0; tile < TOKEN_TILES; tile++)
+                if (step == 0)
+                    mma<Codes::IS_BF16, false>(plain[tile], ones, b[tile][step]);
+                else
+                    mma<Codes::IS_BF16, true>(plain[tile], ones, b[tile][step]);
+                    /* Slice by slice within a step: so many products do not wait for one another. */
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) {
+                uint32_t a[4];
+                codes.word(words[step][i], a);
+#pragma unroll
+                for (int tile = 0; tile < TOKEN_TILES; tile++)
+                    if (step == 0)
+                        mma<Codes::IS_BF16, false>(part[i][tile], a, b[tile][step]);
+                    else
+                        mma<Codes::IS_BF16, true>(part[i][tile], a, b[tile][step]);
+            }
+        }
+    }
+
+    /** Add the group's sums to those of all groups. */
+    __device__ __forceinline__ void add_group() {
+#pragma unroll
+        for (int i = 0; i < SLICES; i++)
+#pragma unroll
+            for (int j = 0; j < TOKEN_TILES * 4; j++) {
+                const float exact = fmaf(too_much[i][j % 4 / 2], plain[j / 4][j % 4], part[i][j / 4][j % 4]);
+                sums[i][j / 4][j % 4] = fmaf(exact, scale[i][j % 4 / 2], sums[i][j / 4][j % 4]);
+            }
+    }
+
+    /** Multiply the step at `slot`, which is of one group. `taken` is called once everything has been read. */
+    template <class Taken> __device__ __forceinline__ void multiply_whole(uint32_t slot, const Taken &taken) {
+        read_step(slot);
+        if (EARLY) {
+            read_group(slot, 0);
+            taken();
+        }
+        multiply<STEPS>();
+        if (!EARLY) {
+            read_group(slot, 0);
+            taken();
+        }
+        add_group();
+    }
+
+    /** Multiply the step at `slot`, whose groups have 32 or 64 columns. */
+    __device__ __forceinline__ void multiply_groups(uint32_t slot) {
+#pragma unroll 1
+        for (int quarter = 0; quarter < 4; quarter++) {
+            read_quarter(slot, quarter);
+            read_group(slot, quarter * 32 / params.span);
+            multiply<2>();
+            add_group();
+        }
+    }
+
+    /** Add up the sums of a pass, which begins at slice `first`, and store them. `room`: W4_DECODE_ROOM_BYTES. */
     __device__ __forceinline__ void finish(int first, uint32_t room) {
         const w4_gemm_params &gemm = params.gemm;
+        constexpr uint32_t SLICE_ROOM = TOKEN_TILES * 512, WARP_ROOM = ROUND * SLICE_ROOM;
 #pragma unroll
         for (int round = 0; round < SLICES; round += ROUND) {
-            if (first + round >= end) break;
+            if (round > 0) __syncthreads(); /* the room has been read */
 #pragma unroll
             for (int i = 0; i < ROUND && round + i < SLICES; i++)
 #pragma unroll
                 for (int tile = 0; tile < TOKEN_TILES; tile++) {
                     const float *four = sums[round + i][tile];
-                    shared_store128(room + ((threadIdx.x / 32 * ROUND + i) * TOKEN_TILES + tile) * 512 + lane * 16,
+                    shared_store128(room + threadIdx.x / 32 * WARP_ROOM + i * SLICE_ROOM + tile * 512 + lane * 16,
                                     make_float4(four[0], four[1], four[2], four[3]));
                 }
             __syncthreads();
-            for (int out = threadIdx.x; out < 256; out += THREADS) {
+            for (int out = threadIdx.x; out < ROW_WARPS * ROUND * W4_SLICE_ROWS * gemm.m; out += THREADS) {
                 /* Out features next to one another, so that stores of a token lie together. */
-                const int row = out % 16, token = out / 16 % TOKENS, i = out / 16 / TOKENS;
-                const int n = (first + round + i) * W4_SLICE_ROWS + row;
+                const int row = out % 16, i = out / 16 % ROUND, row_warp = out / 16 / ROUND % ROW_WARPS,
+                          token = out / 16 / ROUND / ROW_WARPS;
+                const int slice = first + row_warp * SLICES + round + i, n = slice * W4_SLICE_ROWS + row;
+                if (round + i >= SLICES || slice >= end || n >= gemm.n) continue;
                 /* Its lane and place in a lane's four. */
-                const uint32_t place = room + (i * TOKEN_TILES + token / 8) * 512 + (row % 8 * 4 + token % 8 / 2) * 16 +
-                                       (row / 8 * 2 + token % 2) * 4;
+                const uint32_t place = room + row_warp * WARP_ROOM + i * SLICE_ROOM + token / 8 * 512 +
+                                       (row % 8 * 4 + token % 8 / 2) * 16 + (row / 8 * 2 + token % 2) * 4;
+                const float bias = gemm.bias ? load_number((const uint8_t *)gemm.bias +
+                                                               (int64_t)n * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
+                                                           gemm.bias_dtype)
+                                             : 0.0f;
                 float sum = 0.0f;
 #pragma unroll
-                for (int warp = 0; warp < WARPS; warp++)
-                    sum += __uint_as_float(shared_load32(place + warp * ROUND * TOKEN_TILES * 512));
-                if (token < gemm.m && n < gemm.n && round + i < SLICES && first + round + i < end) {
-                    const float bias = gemm.bias
-                                           ? load_number((const uint8_t *)gemm.bias +
-                                                             (int64_t)n * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
-                                                         gemm.bias_dtype)
-                                           : 0.0f;
-                    const float result = fmaf(gemm.alpha, sum, bias);
-                    ((uint16_t *)gemm.c)[token * gemm.ldc + n] = gemm.c_dtype == W4_PARAM_BF16
-                                                                     ? __bfloat16_as_ushort(__float2bfloat16_rn(result))
-                                                                     : __half_as_ushort(__float2half_rn(result));
-                }
+                for (int warp = 0; warp < K_WARPS; warp++)
+                    sum += __uint_as_float(shared_load32(place + warp * ROW_WARPS * WARP_ROOM));
+                const float result = fmaf(gemm.alpha, sum, bias);
+                ((uint16_t *)gemm.c)[token * gemm.ldc + n] = gemm.c_dtype == W4_PARAM_BF16
+                                                                 ? __bfloat16_as_ushort(__float2bfloat16_rn(result))
+                                                                 : __half_as_ushort(__float2half_rn(result));
             }
-            __syncthreads();
         }
     }
 
@@ -297,55 +250,79 @@ template <class Codes> struct Decoder {
 
 template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_decode_params &params) {
     extern __shared__ uint8_t memory[];
-    constexpr uint32_t ROOM_BYTES = WARPS * W4_SLICE_ROWS * W4_DECODE_REDUCTION_TOKENS * 4;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = (int)params.gemm.layout.blocks;
-    const int begin = (int)((int64_t)params.slices * blockIdx.x / gridDim.x);
-    const int end = (int)((int64_t)params.slices * (blockIdx.x + 1) / gridDim.x);
-    const uint32_t room = (shared_address(memory) + 127) / 128 * 128, slot_bytes = params.slot_bytes;
-    const uint32_t ring = room + ROOM_BYTES + warp * STAGES * slot_bytes, ring_end = ring + STAGES * slot_bytes;
-    Loader<W4_DECODE_LINE_BYTES(ZERO)> loader(params, begin, end);
+    const int cta = blockIdx.x, begin = cta * params.share + min(cta, params.one_more);
+    const int end = begin + params.share + (cta < params.one_more);
+    const uint32_t room =
+                       (shared_address(memory) + W4_DECODE_ALIGNMENT - 1) / W4_DECODE_ALIGNMENT * W4_DECODE_ALIGNMENT,
+                   slot_bytes = params.slot_bytes;
+    const uint32_t ring = room + W4_DECODE_ROOM_BYTES(WARPS, SLICES, TOKENS, W4_RESIDENT) + warp * STAGES * slot_bytes,
+                   ring_end = ring + STAGES * slot_bytes;
+    Loader<W4_DECODE_LINE_BYTES(ZERO)> loader(params, begin + ROW_WARP * SLICES, end);
+    /* A warp's first steps, whose places in k the next loop goes through again. Codes first: they come from afar. */
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
-        if (loader.more()) loader.load_weights(slot);
+        if (loader.more()) loader.load_codes(slot);
         copies_commit();
         loader.advance();
+    }
+    loader.restart(begin + ROW_WARP * SLICES);
+    loader.place_line();
+    loader.restart_line();
+    loader.restart_activations();
+#pragma unroll 1
+    for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
         for (uint32_t i = lane * 16; i < A_BYTES; i += 512)
             shared_store128(slot + CODE_BYTES + i, make_float4(0, 0, 0, 0));
+        if (loader.more()) loader.load_lines(slot);
+        loader.advance();
     }
+    loader.restart(begin + ROW_WARP * SLICES);
+    loader.restart_line();
+    loader.restart_activations();
     __syncwarp();
-    loader.restart(begin);
     grid_dependency_wait();
-    grid_launch_dependents();
+    const int warp_steps =
+        (blocks - K_WARP * W4_STEP_BLOCKS + K_WARPS * W4_STEP_BLOCKS - 1) / (K_WARPS * W4_STEP_BLOCKS);
+    int steps = warp_steps * ((end - begin + ROW_WARPS * SLICES - 1) / (ROW_WARPS * SLICES));
+    if (steps <= LAST_STEPS) grid_launch_dependents();
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
         if (loader.more()) loader.load_activations(slot);
         copies_commit();
         loader.advance();
     }
-    Decoder<Dequantizer<BF16, ZERO>> decoder(params, end);
+    Decoder<PlainCodes<BF16, ZERO>> decoder(params, end);
     uint32_t slot = ring;
-    for (int first = begin; first < end; first += SLICES) {
+    for (int first = begin; first < end; first += ROW_WARPS * SLICES) {
         decoder.clear();
+        const bool idle = first + ROW_WARP * SLICES >= end; /* has no slices in this, the last pass */
 #pragma unroll 1
-        for (int block = warp * W4_STEP_BLOCKS; block < blocks; block += WARPS * W4_STEP_BLOCKS) {
+        for (int block = K_WARP * W4_STEP_BLOCKS; block < blocks; block += K_WARPS * W4_STEP_BLOCKS) {
+            if (--steps == LAST_STEPS) grid_launch_dependents();
+            if (idle) continue;
             copies_wait<STAGES - 1>();
             __syncwarp();
-            if (params.span == 128)
-                decoder.template multiply<1>(slot);
-            else if (params.span == 64)
-                decoder.template multiply<2>(slot);
-            else
-                decoder.template multiply<4>(slot);
-            __syncwarp();
-            if (loader.more()) {
-                loader.load_weights(slot);
-                loader.load_activations(slot);
+            const auto load_next = [&]() {
+                __syncwarp();
+                if (loader.more()) {
+                    loader.load_codes(slot);
+                    loader.load_lines(slot);
+                    loader.load_activations(slot);
+                }
+                copies_commit();
+                loader.advance();
+            };
+            if (params.span == W4_STEP_COLUMNS) {
+                decoder.multiply_whole(slot, load_next);
+            } else {
+                decoder.multiply_groups(slot);
+                load_next();
             }
-            copies_commit();
-            loader.advance();
             slot += slot_bytes;
             if (slot == ring_end) slot = ring;
         }
+        if (first > begin) __syncthreads(); /* the room has been read */
         decoder.finish(first, room);
     }
 }

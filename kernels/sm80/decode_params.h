@@ -6,14 +6,13 @@
 #include "params.h"
 
 enum {
-    W4_SLICE_ROWS = 16,              /* of a strip that one warp's fragment holds */
-    W4_SLICES_OF_STRIP = 4,          /* W4_BLOCK_ROWS / W4_SLICE_ROWS */
-    W4_SLICE_BYTES = 512,            /* codes of a slice in a block */
-    W4_STEP_BLOCKS = 2,              /* blocks of k that a warp takes at a time: half a chunk */
-    W4_STEPS_OF_CHUNK = 2,           /* W4_CHUNK_BLOCKS / W4_STEP_BLOCKS */
-    W4_STEP_COLUMNS = 128,           /* W4_STEP_BLOCKS * W4_BLOCK_COLUMNS */
-    W4_DECODE_REDUCTION_TOKENS = 16, /* of one slice: what the warps' sums are exchanged by */
-    W4_DECODE_ALIGNMENT = 128        /* of what stands in shared memory */
+    W4_SLICE_ROWS = 16,       /* of a strip that one warp's fragment holds */
+    W4_SLICES_OF_STRIP = 4,   /* W4_BLOCK_ROWS / W4_SLICE_ROWS */
+    W4_SLICE_BYTES = 512,     /* codes of a slice in a block */
+    W4_STEP_BLOCKS = 2,       /* blocks of k that a warp takes at a time: half a chunk */
+    W4_STEPS_OF_CHUNK = 2,    /* W4_CHUNK_BLOCKS / W4_STEP_BLOCKS */
+    W4_STEP_COLUMNS = 128,    /* W4_STEP_BLOCKS * W4_BLOCK_COLUMNS */
+    W4_DECODE_ALIGNMENT = 128 /* of what stands in shared memory */
 };
 
 /** Room for a slice's scales and zero points of one group: scales of up to 4 bytes, then zero points. */
@@ -24,11 +23,14 @@ typedef struct w4_decode_params {
     w4_gemm_params gemm;
     const void *a; /* [m, lda], rows aligned to 16 bytes; columns from k to a multiple of 8 are zeros */
     int64_t lda;
-    int32_t slices;      /* of the matrix: ceil(n / 16) */
-    int32_t span;        /* columns that surely are of one group: 128, 64 or 32 */
-    int32_t line_pieces; /* pieces of 16 bytes that the scales and zero points of a step have */
-    int32_t slow_lines;  /* 1: more than 32 of them, or their place differs from chunk to chunk */
-    int32_t slot_bytes;  /* w4_decode_slot_bytes */
+    int32_t slices;            /* of the matrix: ceil(n / 16) */
+    int32_t share, one_more;   /* slices of a CTA, and how many CTAs, the first ones, have one more */
+    int32_t span;              /* columns that surely are of one group: 128, 64 or 32 */
+    int32_t line_shift;        /* log2 of the columns of a chunk that have a line of scales; 8 if one has all */
+    int32_t line_pieces;       /* pieces of 16 bytes that the scales and zero points of a warp's step have */
+    int32_t pieces_reciprocal; /* 65536 / pieces of a slice and group, rounded up: of indices below 32 */
+    int32_t slow_lines;        /* 1: more than 32 pieces, or their place differs from chunk to chunk */
+    int32_t slot_bytes;        /* w4_decode_slot_bytes */
 } w4_decode_params;
 
 /** What a stage of a warp's ring holds: codes, activations, scales and zero points, in bytes, aligned: the places of
@@ -39,9 +41,18 @@ W4_SHARED_FUNCTION int32_t w4_decode_slot_bytes(int32_t slices, int32_t tokens, 
     return (bytes + W4_DECODE_ALIGNMENT - 1) / W4_DECODE_ALIGNMENT * W4_DECODE_ALIGNMENT;
 }
 
-/** Shared memory of a CTA. */
-W4_SHARED_FUNCTION int32_t w4_decode_shared_bytes(int32_t warps, int32_t stages, int32_t slot_bytes) {
-    return W4_DECODE_ALIGNMENT + warps * (W4_SLICE_ROWS * W4_DECODE_REDUCTION_TOKENS * 4 + stages * slot_bytes);
+/** How many of its slices a warp gives away at a time, when sums are added up: all, if there is room for them. */
+#define W4_DECODE_ROUND(slices, tokens, resident)                                                                      \
+    ((slices) * (tokens) <= ((resident) > 1 ? 16 : 32) ? (slices) : ((resident) > 1 ? 16 : 32) / (tokens))
+
+/** Room for that, of all warps. */
+#define W4_DECODE_ROOM_BYTES(warps, slices, tokens, resident)                                                          \
+    ((warps)*W4_SLICE_ROWS * W4_DECODE_ROUND(slices, tokens, resident) * (tokens)*4)
+
+/** Shared memory of a CTA whose warps have `slices` each. */
+W4_SHARED_FUNCTION int32_t w4_decode_shared_bytes(int32_t warps, int32_t stages, int32_t slices, int32_t tokens,
+                                                  int32_t resident, int32_t slot_bytes) {
+    return W4_DECODE_ALIGNMENT + W4_DECODE_ROOM_BYTES(warps, slices, tokens, resident) + warps * stages * slot_bytes;
 }
 
 #endif

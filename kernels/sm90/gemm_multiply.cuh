@@ -25,7 +25,8 @@ __device__ __forceinline__ void settle(float (&sums)[SUMS]) {
 
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
-template <class Codes> struct Consumer {
+/** GROUP_BLOCKS: blocks of k in a group, where the compiler is to know them and they divide a stage; else 0. */
+template <class Codes, int GROUP_BLOCKS> struct Consumer {
     const w4_sm90_gemm_params &params;
     const Shared &shared;
     const int thread;
@@ -39,7 +40,7 @@ template <class Codes> struct Consumer {
     Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
     uint32_t fragment[2][4][4];
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
-    bool turn;      /* whether the next stage begins a group */
+    bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
 
     __device__ __forceinline__ Consumer(const w4_sm90_gemm_params &params_, const Shared &shared_, int first_slot)
         : params(params_), shared(shared_), thread(threadIdx.x % 128) {
@@ -116,7 +117,9 @@ template <class Codes> struct Consumer {
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < 4; step++) {
-            uint64_t b = wgmma_descriptor(stage_descriptor + block * (BOX_BYTES >> 4) + 2 * step);
+            const uint32_t ahead = block * (BOX_BYTES >> 4) + 2 * step;
+            const uint64_t b = GROUP_BLOCKS > 0 ? wgmma_descriptor(stage_descriptor) + ahead
+                                                : wgmma_descriptor(stage_descriptor + ahead);
             wgmma<TILE_M, Codes::IS_BF16>::run(sums[strip], own[step], b, 1);
             if constexpr (Codes::RESIDUAL) wgmma<TILE_M, Codes::IS_BF16>::run(sums[strip], codes[strip].residual, b, 1);
         }
@@ -125,6 +128,7 @@ template <class Codes> struct Consumer {
 
     /** Whether block `block` of a stage begins a group. */
     __device__ __forceinline__ bool begins_group(int block) const {
+        if (GROUP_BLOCKS > 0) return block % GROUP_BLOCKS == 0;
         return block == 0 ? turn : block % 2 ? params.group_blocks == 1 : params.group_blocks <= 2;
     }
 
@@ -138,8 +142,10 @@ template <class Codes> struct Consumer {
         if (ORDERED && !PINGPONG) order_pass();
         if (last) {
             at.advance(params.ring);
-            turn = --group_left == 0;
-            if (turn) group_left = params.group_stages;
+            if (GROUP_BLOCKS == 0) {
+                turn = --group_left == 0;
+                if (turn) group_left = params.group_stages;
+            }
             if (more) {
                 stage_words = words_at + at.stage * params.stage_stride;
                 barrier_wait(shared.full(at.stage), at.phase);
@@ -152,7 +158,10 @@ template <class Codes> struct Consumer {
             uint32_t slot = stage_words + strip * params.slot_bytes;
             words = shared_load128(slot + block * W4_BLOCK_BYTES);
             if (begins)
-                group = load_group(slot, params.group_blocks == 1 ? block : params.group_blocks == 2 ? block / 2 : 0);
+                group = load_group(slot, GROUP_BLOCKS > 0           ? block / GROUP_BLOCKS
+                                         : params.group_blocks == 1 ? block
+                                         : params.group_blocks == 2 ? block / 2
+                                                                    : 0);
         }
         wgmma_wait<1>();
         if (UNIT == 0 && before >= 0) release(before);
@@ -191,8 +200,11 @@ template <class Codes> struct Consumer {
         if (PINGPONG) order_wait();
         auto stage = [&](auto parity, int index) {
             int here = at.stage;
-            units<decltype(parity)::value>(descriptor + here * (A_BYTES >> 4), words_at + here * params.stage_stride,
-                                           index + 1 < end, before);
+            uint32_t stage_descriptor = descriptor + here * (A_BYTES >> 4);
+            /* The same in all lanes, and the compiler may know it: descriptors are then made in uniform registers. */
+            if (GROUP_BLOCKS > 0) stage_descriptor = __shfl_sync(0xffffffff, stage_descriptor, 0);
+            units<decltype(parity)::value>(stage_descriptor, words_at + here * params.stage_stride, index + 1 < end,
+                                           before);
             before = here;
         };
 #pragma unroll

@@ -4,11 +4,11 @@
  * the tile's sums, times the group's scale. While a unit's wgmmas run, the next one is dequantised. */
 
 template <class Codes> struct AnyGroup {
-    Consumer<Codes> &own;
+    Consumer<Codes, 0> &own;
     float part[2][SUMS], scale[2][2]; /* of each half of a unit */
     int line, line_left;              /* the slot's line of the next 32 columns; columns / 32 to the end of its group */
 
-    __device__ __forceinline__ explicit AnyGroup(Consumer<Codes> &own_) : own(own_), line(0), line_left(0) {
+    __device__ __forceinline__ explicit AnyGroup(Consumer<Codes, 0> &own_) : own(own_), line(0), line_left(0) {
 #pragma unroll
         for (int i = 0; i < 2 * SUMS; i++) part[i / SUMS][i % SUMS] = 0.0f;
     }

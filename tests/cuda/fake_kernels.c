@@ -51,10 +51,17 @@ int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned
     if ((uintptr_t)params->a % 16 || params->lda % 8 || params->lda < k) return 0;
     if (grid > (unsigned)params->slices || threads % 64 || params->slot_bytes % 16) return 0;
     if (params->slices != (gemm->n + 15) / 16 || params->line_pieces % (groups * sizes)) return 0;
+    if ((int64_t)params->share * grid + params->one_more != params->slices || params->one_more >= (int32_t)grid)
+        return 0;
+    for (int index = 0; index < 32; index++)
+        if (index * params->pieces_reciprocal >> 16 != index / sizes) return 0;
     /* A slot: for each 16 rows 1024 bytes of codes, and for each group at least the scales and zero points. */
     int64_t slices = params->line_pieces / (groups * sizes);
     if (params->slot_bytes < slices * (1024 + groups * 16 * sizes) + 2 * 128 * gemm->m) return 0;
     if ((int64_t)(threads / 32) * (1024 + 2 * params->slot_bytes) > (int64_t)shared_bytes) return 0;
+    /* Where a line of a chunk begins, if all chunks are alike. */
+    for (int64_t first = 0; first < 256 && first < k && (g >= k || g % 256 == 0 || 256 % g == 0); first += span)
+        if (first >> params->line_shift != (g >= k ? 0 : first / g)) return 0;
     int steady = g >= k || g % 256 == 0 || 256 % g == 0;
     if ((params->line_pieces > 32 || !steady) && !params->slow_lines) return 0;
     for (int64_t first = 0; first < k; first += span) {

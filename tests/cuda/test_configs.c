@@ -153,14 +153,15 @@ static void check_shared(const w4_problem *p, size_t index, int64_t m, const w4_
     EXPECT(shape->resident * ((int64_t)shape->shared_bytes + SHARED_OF_A_BLOCK) <= device.shared_of_sm);
     EXPECT(shape->ring >= 2 && shape->ring <= (config->sm80 ? W4_SM80_MOST_STAGES : W4_SM90_MOST_STAGES));
     if (config->decode) { /* tile_k is a step of a warp */
-        int64_t slices = config->public.tile_n / 16, most = 0;
+        int64_t slices = config->public.tile_n / 16 / config->row_warps, most = 0;
+        EXPECT(config->public.tile_n % (16 * config->row_warps) == 0 && config->warps % (2 * config->row_warps) == 0);
         for (int64_t first = 0; first < p->k; first += tile_k) {
             int64_t last = w4_minimum(first + tile_k, p->k) - 1;
             most = w4_maximum(most, last / p->group_size - first / p->group_size + 1);
         }
         EXPECT(p->m <= tile_m && shape->lines >= most && shape->ring == config->stages);
         EXPECT(shape->slot_bytes >= slices * 1024 + 2 * 128 * tile_m + shape->lines * slices * 16 * 4);
-        EXPECT(shape->shared_bytes >= config->warps * (1024 + config->stages * shape->slot_bytes));
+        EXPECT(shape->shared_bytes >= config->warps * (512 + config->stages * shape->slot_bytes));
         return;
     }
     if (config->split) EXPECT(shape->grid <= (uint32_t)slots_of(config, shape)); /* all on the GPU at once */

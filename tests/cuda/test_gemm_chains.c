@@ -474,19 +474,22 @@ typedef struct relay {
     uint16_t *expected, *got;                  /* looks, on the host */
 } relay;
 
-static double root_mean_square(const test_weight *weight) {
+/** How much larger a weight of equal sides makes what it is multiplied with: random vectors by the root mean square of
+ * its numbers, and vectors of one value by their mean. */
+static double growth(const test_weight *weight) {
     const w4a16_canonical *c = &weight->canonical;
     const uint16_t *scales = c->scales;
-    double sum = 0;
+    double squares = 0, sum = 0, count = (double)(c->n * c->k);
     for (int64_t n = 0; n < c->n; n++)
         for (int64_t k = 0; k < c->k; k++) {
             int64_t group = n * weight->groups + k / c->group_size;
             double zero = c->zero_kind ? ((const uint8_t *)c->zeros)[group] : 8;
             double value = ((c->codes[n * ((c->k + 1) / 2) + k / 2] >> (k % 2 * 4) & 15) - zero) *
                            cuda_case_values(c->scale_dtype)[scales[group]];
-            sum += value * value;
+            squares += value * value;
+            sum += value;
         }
-    return sqrt(sum / (double)(c->n * c->k));
+    return fmax(sqrt((double)c->k * squares / count), (double)c->k * fabs(sum / count));
 }
 
 /** 16-bit numbers of about this size, on the device. */
@@ -529,7 +532,7 @@ static void relay_make(relay *r, uint64_t *seed, int64_t size, int64_t m, int64_
         test_weight arrays;
         test_weight_make(&arrays, seed, size, size, group_size, W4A16_FP16, zero_kind, TEST_NO_VALUES);
         CHECK(w4a16_weight_create(cuda, &arrays.canonical, &r->weights[i]));
-        r->alphas[i] = (float)(0.9 / (sqrt((double)size) * root_mean_square(&arrays)));
+        r->alphas[i] = (float)(0.9 / growth(&arrays));
         r->biases[i] = random_on_device(seed, dtype, (size_t)size, 0.44);
         if (i == 0) pick_configs(r, &arrays.canonical, turn);
         test_weight_free(&arrays);

@@ -78,12 +78,13 @@ const w4_cuda_config w4_cuda_configs[] = {
      .slot = SLOT_##kernel_name},
 #define W4_SM80_KERNEL(name, ...)                                                                                      \
     W4_SM80_ENTRY(name, "", __VA_ARGS__, false) W4_SM80_ENTRY(name, "_streamk", __VA_ARGS__, true)
-#define W4_SM80_DECODE(kernel_name, tile_n, tile_m, warps_, stages_, resident_)                                        \
+#define W4_SM80_DECODE(kernel_name, tile_n, tile_m, warps_, row_warps_, stages_, resident_)                            \
     {.public = {#kernel_name, tile_m, tile_n, W4_STEP_COLUMNS},                                                        \
      .kernel = #kernel_name,                                                                                           \
      .warps = warps_,                                                                                                  \
      .cluster = 1,                                                                                                     \
-     .resident = 1,                                                                                                    \
+     .row_warps = row_warps_,                                                                                          \
+     .resident = resident_,                                                                                            \
      .float_zeros = true,                                                                                              \
      .sm80 = true,                                                                                                     \
      .decode = true,                                                                                                   \
@@ -195,9 +196,10 @@ static w4_cuda_shape share_decode(const w4_device *device, const w4_cuda_config 
     shape.schedule.workers = (int32_t)shape.grid;
     int32_t span = g >= problem->k || g % 128 == 0 ? 128 : g % 64 == 0 ? 64 : 32;
     shape.lines = W4_STEP_COLUMNS / span;
-    shape.slot_bytes =
-        w4_decode_slot_bytes(tile->tile_n / W4_SLICE_ROWS, tile->tile_m, span, (int32_t)problem->zero_kind);
-    shape.shared_bytes = w4_decode_shared_bytes(config->warps, config->stages, shape.slot_bytes);
+    int32_t slices_of_warp = tile->tile_n / W4_SLICE_ROWS / config->row_warps;
+    shape.slot_bytes = w4_decode_slot_bytes(slices_of_warp, tile->tile_m, span, (int32_t)problem->zero_kind);
+    shape.shared_bytes = w4_decode_shared_bytes(config->warps, config->stages, slices_of_warp, tile->tile_m,
+                                                config->resident, shape.slot_bytes);
     return shape;
 }
 
@@ -253,6 +255,9 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
                  device->runs.first == 90 ? "W4A16_CUDA_ARCH leaves out" : "this GPU has not");
     else if (config->decode && problem->m > tile->tile_m)
         snprintf(reason, reason_size, "takes at most %d tokens", tile->tile_m);
+    else if (config->decode && problem_layout(problem).strip_stride > UINT32_MAX / 4)
+        snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts bytes in 32 bits",
+                 problem->k);
     else if (config->split && tiles * config->split > worker_slots(device, config, &shape))
         snprintf(reason, reason_size, "the tiles, each shared out to %d blocks, are not all on the GPU at once",
                  config->split);
@@ -312,7 +317,8 @@ static load busiest(const w4_cuda_config *config, const w4_problem *problem, con
     if (config->decode) { /* passes over k, whose steps the warps share out */
         int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
         int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
-        return (load){.stages = (double)(passes * w4_ceil_divide(schedule->stages, config->warps)), .sharers = 0};
+        int64_t steps = w4_ceil_divide(schedule->stages, config->warps / config->row_warps);
+        return (load){.stages = (double)(passes * steps), .sharers = 0};
     }
     if (schedule->split)
         return (load){.stages = (double)w4_ceil_divide(schedule->stages, schedule->split),
@@ -359,7 +365,7 @@ static double sm80_run(const w4_device *device, const w4_config *tile, const w4_
 
 /** The same of a decode config: its warps' instructions for a step of 16 x 128 weights, at about every second clock. */
 static double decode_run(const w4_device *device, const w4_cuda_config *config, load work) {
-    double slices = (double)config->public.tile_n / W4_SLICE_ROWS;
+    double slices = (double)config->public.tile_n / W4_SLICE_ROWS / config->row_warps;
     return work.stages * (100 + 3.0 * config->public.tile_m) * slices * config->warps / 2 / clock_of(device);
 }
 

@@ -222,18 +222,24 @@ static w4a16_status launch_decode(const w4_device *device, const w4_run *run, co
     const w4_cuda_config *config = &w4_cuda_configs[run->config];
     w4_cuda_shape shape = w4_cuda_shape_make(device, run->config, &run->problem, run->m);
     int64_t k = run->problem.k, group_size = w4_minimum(run->problem.group_size, k);
+    int32_t slices = (int32_t)w4_ceil_divide(run->problem.n, W4_SLICE_ROWS), ctas = (int32_t)shape.grid;
     w4_decode_params params = {
         .gemm = make_params(run),
         .a = a,
         .lda = stride / 2,
-        .slices = (int32_t)w4_ceil_divide(run->problem.n, W4_SLICE_ROWS),
+        .slices = slices,
+        .share = slices / ctas,
+        .one_more = slices % ctas,
+        .line_shift = 8,
         .span = W4_STEP_COLUMNS / shape.lines,
         .slot_bytes = shape.slot_bytes,
     };
     const w4_packed_layout *layout = &params.gemm.layout;
     params.gemm.group_size = (int32_t)group_size;
-    params.line_pieces =
-        shape.lines * (config->public.tile_n / W4_SLICE_ROWS) * (int32_t)(layout->scale_size + layout->zero_size);
+    int32_t pieces = (int32_t)(layout->scale_size + layout->zero_size);
+    params.line_pieces = shape.lines * (config->public.tile_n / W4_SLICE_ROWS / config->row_warps) * pieces;
+    params.pieces_reciprocal = (65536 + pieces - 1) / pieces;
+    while (params.line_shift > 5 && 1 << params.line_shift > group_size) params.line_shift--;
     bool steady = group_size == k || group_size % W4_CHUNK_COLUMNS == 0 || W4_CHUNK_COLUMNS % group_size == 0;
     params.slow_lines = params.line_pieces > 32 || !steady;
     void *arguments[] = {&params};
