@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Time w4a16 against cuBLAS's dense GEMM on one GPU, in one process, ours and theirs in turn; `cuda_compare --help` and
  * docs/cuda-backend.md say how. Nothing is timed before its result was checked. */
-#include "backend/cuda/driver.h"
+#include "backend/cuda/device.h"
+#include "core/file.h"
+#include "core/median.h"
 #include "core/memory.h"
 #include "cublas_lt.h"
+#include "limits.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -11,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { EXIT_WRONG = 1, EXIT_USAGE = 2, EXIT_NO_GPU = 3, EXIT_NO_CUBLAS = 4 };
 
@@ -24,10 +28,11 @@ enum {
     MAX_ROUNDS = 4000,
     WARM_UP_ROUNDS = 3,
     MIN_ROUNDS = 10,
-    CHOICE_ROUNDS = 3 /* of each candidate, at least, where the best of several is looked for */
+    CHOICE_ROUNDS = 3, /* of each candidate, at least, where the best of several is looked for */
+    THEIR_ROWS = 64    /* of cuBLAS's result, evenly spread, that are compared: it is not what is on trial */
 };
 static const double COLD_BYTES = 4e8;
-static const double CHOICE_SECONDS = 0.02;
+static const double CHOICE_SECONDS = 0.02, LIMIT_SECONDS = 0.05;
 static const size_t LT_WORKSPACE_BYTES = (size_t)64 << 20;
 static const double ERROR_LIMIT = 3e-3; /* relative Frobenius, ours against dense weights rounded to 16 bits */
 
@@ -40,6 +45,11 @@ static const char help[] =
     "graphs are replayed in turn, 10 times each or more, with events between; medians count. cuBLAS may take the\n"
     "better of both layouts of W and the best of 5 algorithms for each, with 64 MiB of workspace.\n"
     "Before that, the result is compared with cuBLAS's on the decoded weights (fp32 output): relative error < 3e-3.\n\n"
+    "The limits are measured beside it: reading as many bytes as the packed weight, cold, by kernels in a row that "
+    "may\n"
+    "start while the one before runs (read_us) or may not (read_alone_us), before a shape's points; multiplying alone "
+    "on\n"
+    "the tensor cores (peak_tflops), right after each point.\n\n"
     "  -m, --m LIST          tokens (default 1,2,4,8,16,32,64,128,256,512,1024,2048,4096,8192)\n"
     "  -s, --shapes LIST     NxK,NxK,... (default: the seven of Llama 3 8B and 70B)\n"
     "      --config NAME     a config as `w4a16 configs` names it, or all-best: each feasible one is timed, the best\n"
@@ -50,7 +60,8 @@ static const char help[] =
     "      --seconds S       time budget of each side of a point, 0 to 60 (default 0.3)\n"
     "      --csv FILE        also write the points to a new CSV file: "
     "n,k,m,dtype,group,zeros,config,ours_us,cublas_us,\n"
-    "                        ratio (cublas_us / ours_us),tflops (ours),rel_error\n"
+    "                        ratio (cublas_us / ours_us),tflops (ours),rel_error,weight_bytes,read_us,read_alone_us,\n"
+    "                        peak_tflops; it appears when it is complete\n"
     "      --cublas PATH     libcublasLt: the file, or the folder that holds it (default: where the loader looks, "
     "then\n"
     "                        /usr/local/cuda/lib64)\n"
@@ -78,17 +89,20 @@ typedef struct arguments {
     double seconds;
 } arguments;
 
-/** A way to multiply that could be timed: one of our configs, or one algorithm of cuBLAS on one layout of W. */
+typedef enum candidate_kind { OURS, THEIRS, READ, READ_ALONE, MULTIPLY } candidate_kind;
+
+/** Something to be timed: one of our configs, one algorithm of cuBLAS on one layout of W, or one of the limits. */
 typedef struct candidate {
+    candidate_kind kind;
     char name[96];
-    w4a16_plan **plans; /* ours: one for each copy of the weight; NULL for cuBLAS */
+    w4a16_plan **plans; /* ours: one for each copy of the weight */
     size_t copies;
     CUdeviceptr workspace; /* ours, its own */
     size_t workspace_bytes;
     lt_weight_layout layout; /* cuBLAS's */
     lt_algorithm algorithm;
     CUgraphExec graph; /* over all copies */
-    double seconds;    /* of one multiplication, where it was timed */
+    double seconds;    /* of one call, where it was timed */
 } candidate;
 
 typedef struct comparison {
@@ -96,11 +110,13 @@ typedef struct comparison {
     w4a16_context *context;
     w4a16_device_info device;
     lt_library lt;
+    limits limits;
     CUcontext primary;
     CUstream stream;
     CUevent events[ROUNDS_PER_BATCH * MAX_SLOTS + 1];
     float values[1 << 16]; /* of each bit pattern of the dtype */
     FILE *csv;
+    w4_output csv_output;
     int failures;
     double log_ratios[MAX_LIST]; /* sums over the shapes, for each M */
     int ratios[MAX_LIST];
@@ -111,6 +127,8 @@ typedef struct comparison {
     w4a16_weight **weights;
     size_t weight_copies, dense_copies;
     uint64_t dense_stride;       /* bytes from copy to copy */
+    uint64_t weight_bytes;       /* packed */
+    double read, read_alone;     /* seconds for as many; 0: kernels do not overlap on this GPU */
     CUdeviceptr dense[2];        /* by layout */
     CUdeviceptr a, c, workspace; /* the workspace is cuBLAS's; C is both sides' */
     CUdeviceptr reference;       /* [m, n] of fp32 */
@@ -256,24 +274,19 @@ static w4a16_status make_activations(const comparison *self, int64_t rows, int64
 
 /* ---- Device memory ------------------------------------------------------------------------------------------- */
 
-static w4a16_status device_allocate(uint64_t bytes, const char *what, CUdeviceptr *memory) {
-    w4a16_status status = w4_cuda_call(cuMemAlloc, memory, bytes ? bytes : 1);
-    return status ? w4_fail_context(status, "%s, %.1f MB: ", what, (double)bytes * 1e-6) : status;
+/** Between host and device, either way; all memory has one space of addresses. */
+static w4a16_status copy(const comparison *self, CUdeviceptr target, CUdeviceptr source, uint64_t bytes) {
+    W4_TRY(w4_cuda_call(cuMemcpyAsync, target, source, bytes, self->stream));
+    return w4_cuda_call(cuStreamSynchronize, self->stream);
+}
+
+static CUdeviceptr of_host(const void *memory) {
+    return (CUdeviceptr)(uintptr_t)memory;
 }
 
 static void device_free(CUdeviceptr *memory) {
-    if (*memory) (void)w4_cuda_driver_get()->cuMemFree(*memory);
+    w4_cuda_free(*memory);
     *memory = 0;
-}
-
-static w4a16_status copy_in(const comparison *self, CUdeviceptr target, const void *source, uint64_t bytes) {
-    W4_TRY(w4_cuda_call(cuMemcpyHtoDAsync, target, source, bytes, self->stream));
-    return w4_cuda_call(cuStreamSynchronize, self->stream);
-}
-
-static w4a16_status copy_out(const comparison *self, void *target, CUdeviceptr source, uint64_t bytes) {
-    W4_TRY(w4_cuda_call(cuMemcpyDtoHAsync, target, source, bytes, self->stream));
-    return w4_cuda_call(cuStreamSynchronize, self->stream);
 }
 
 /* ---- The shape ----------------------------------------------------------------------------------------------- */
@@ -292,6 +305,7 @@ static w4a16_status make_weights(comparison *self) {
         W4_TRY(w4a16_weight_create(self->context, &self->canonical, &self->weights[self->weight_copies]));
         if (self->weight_copies++) continue;
         W4_TRY(w4a16_weight_query(self->weights[0], &info));
+        self->weight_bytes = info.device_bytes;
         wanted = cold_copies((double)info.device_bytes);
     }
     return W4A16_OK;
@@ -306,8 +320,8 @@ static w4a16_status make_dense(comparison *self, uint16_t *by_row, uint16_t *by_
     transpose(by_row, self->n, self->k, by_column);
     for (int layout = 0; layout < 2; layout++) {
         CUdeviceptr *dense = &self->dense[layout];
-        W4_TRY(device_allocate(self->dense_stride * self->dense_copies, "dense weights", dense));
-        W4_TRY(copy_in(self, *dense, layout == LT_WEIGHT_NK ? by_row : by_column, bytes));
+        W4_TRY(w4_cuda_allocate(self->dense_stride * self->dense_copies, "dense weights", dense));
+        W4_TRY(copy(self, *dense, of_host(layout == LT_WEIGHT_NK ? by_row : by_column), bytes));
         for (size_t i = 1; i < self->dense_copies; i++)
             W4_TRY(w4_cuda_call(cuMemcpyAsync, *dense + i * self->dense_stride, *dense, bytes, self->stream));
     }
@@ -329,13 +343,13 @@ static w4a16_status make_shape_arrays(comparison *self) {
     if (status) return status;
     status = w4_allocate_aligned(a_count * 2, 64, "activations", &a);
     if (!status) status = make_activations(self, self->largest_m, self->k, a);
-    if (!status) status = device_allocate(a_count * 2, "activations", &self->a);
-    if (!status) status = copy_in(self, self->a, a, a_count * 2);
+    if (!status) status = w4_cuda_allocate(a_count * 2, "activations", &self->a);
+    if (!status) status = copy(self, self->a, of_host(a), a_count * 2);
     free(a);
     if (status) return status;
-    W4_TRY(device_allocate(c_count * 2, "outputs", &self->c));
-    W4_TRY(device_allocate(c_count * sizeof(float), "reference outputs", &self->reference));
-    W4_TRY(device_allocate(LT_WORKSPACE_BYTES, "a workspace", &self->workspace));
+    W4_TRY(w4_cuda_allocate(c_count * 2, "outputs", &self->c));
+    W4_TRY(w4_cuda_allocate(c_count * sizeof(float), "reference outputs", &self->reference));
+    W4_TRY(w4_cuda_allocate(LT_WORKSPACE_BYTES, "a workspace", &self->workspace));
     W4_TRY(w4_allocate_aligned(c_count * 2, 64, "outputs", &memory));
     self->host_c = memory;
     W4_TRY(w4_allocate_aligned(c_count * sizeof(float), 64, "reference outputs", &memory));
@@ -364,17 +378,36 @@ static void free_shape(comparison *self) {
 
 /* ---- Candidates ---------------------------------------------------------------------------------------------- */
 
-static w4a16_status call(const comparison *self, const candidate *which, size_t copy) {
-    if (which->plans)
-        return w4a16_gemm(which->plans[copy], (const void *)(uintptr_t)self->a, self->k, (void *)(uintptr_t)self->c,
+/** The bytes that are read for a weight, in a multiple of 16. */
+static uint64_t read_bytes(const comparison *self) {
+    return self->weight_bytes / 16 * 16;
+}
+
+/** @param index of the copy of the weight that this call takes */
+static w4a16_status call(const comparison *self, const candidate *which, size_t index) {
+    switch (which->kind) {
+    case OURS:
+        return w4a16_gemm(which->plans[index], (const void *)(uintptr_t)self->a, self->k, (void *)(uintptr_t)self->c,
                           self->n, self->m, (void *)(uintptr_t)which->workspace, which->workspace_bytes, self->stream);
-    return lt_product_run(&self->lt, &self->products[which->layout], &which->algorithm,
-                          self->dense[which->layout] + copy * self->dense_stride, self->a, self->c, self->workspace,
-                          LT_WORKSPACE_BYTES, self->stream);
+    case THEIRS:
+        return lt_product_run(&self->lt, &self->products[which->layout], &which->algorithm,
+                              self->dense[which->layout] + index * self->dense_stride, self->a, self->c,
+                              self->workspace, LT_WORKSPACE_BYTES, self->stream);
+    case MULTIPLY:
+        return limits_multiply(&self->limits, self->stream);
+    default:
+        return limits_read(&self->limits, self->dense[0] + index * read_bytes(self), read_bytes(self),
+                           which->kind == READ, self->stream);
+    }
+}
+
+static void free_graph(candidate *which) {
+    if (which->graph) (void)w4_cuda_driver_get()->cuGraphExecDestroy(which->graph);
+    which->graph = NULL;
 }
 
 static void free_candidate(candidate *which) {
-    if (which->graph) (void)w4_cuda_driver_get()->cuGraphExecDestroy(which->graph);
+    free_graph(which);
     for (size_t i = 0; which->plans && i < which->copies; i++) w4a16_plan_destroy(which->plans[i]);
     free(which->plans);
     device_free(&which->workspace);
@@ -390,29 +423,38 @@ static w4a16_status make_ours(const comparison *self, const char *config, candid
     options.m_min = options.m_max = self->m;
     options.a_dtype = options.c_dtype = self->options->dtype;
     options.config = config;
-    *made = (candidate){.copies = self->weight_copies};
+    *made = (candidate){.kind = OURS, .copies = self->weight_copies};
     W4_TRY(w4_allocate(made->copies * sizeof *made->plans, "plans", &memory));
     made->plans = memory;
     for (size_t i = 0; i < made->copies; i++) W4_TRY(w4a16_plan_create(self->weights[i], &options, &made->plans[i]));
     W4_TRY(w4a16_plan_query(made->plans[0], &info));
     snprintf(made->name, sizeof made->name, "%s", info.config);
     made->workspace_bytes = info.workspace_bytes;
-    return info.workspace_bytes ? device_allocate(info.workspace_bytes, "a workspace", &made->workspace) : W4A16_OK;
+    return info.workspace_bytes ? w4_cuda_allocate(info.workspace_bytes, "a workspace", &made->workspace) : W4A16_OK;
 }
 
-/** Fill C with NaN, multiply, and compare all of it with the expected result. @param replay the graph instead of one
- * call */
+/** Fill C with NaN, multiply, and compare with the expected result: all of ours, some rows of cuBLAS's. @param replay
+ * the graph instead of one call */
 static w4a16_status find_error(const comparison *self, const candidate *which, bool replay, double *error) {
-    int64_t n = self->n, m = self->m;
+    int64_t n = self->n, m = self->m, step = which->kind == OURS ? 1 : w4_ceil_divide(m, THEIR_ROWS);
+    int64_t rows = w4_ceil_divide(m, step);
     double difference = 0, total = 0;
-    uint64_t bytes = (uint64_t)m * (uint64_t)n * 2;
-    W4_TRY(w4_cuda_call(cuMemsetD8Async, self->c, 0xff, bytes, self->stream));
+    CUDA_MEMCPY2D some = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+                          .srcDevice = self->c,
+                          .srcPitch = (size_t)(step * n) * 2,
+                          .dstMemoryType = CU_MEMORYTYPE_HOST,
+                          .dstHost = self->host_c,
+                          .dstPitch = (size_t)n * 2,
+                          .WidthInBytes = (size_t)n * 2,
+                          .Height = (size_t)rows};
+    W4_TRY(w4_cuda_call(cuMemsetD8Async, self->c, 0xff, (size_t)(m * n) * 2, self->stream));
     W4_TRY(replay ? w4_cuda_call(cuGraphLaunch, which->graph, self->stream) : call(self, which, 0));
-    W4_TRY(copy_out(self, self->host_c, self->c, bytes));
+    W4_TRY(w4_cuda_call(cuMemcpy2DAsync, &some, self->stream));
+    W4_TRY(w4_cuda_call(cuStreamSynchronize, self->stream));
 #pragma omp parallel for schedule(static) reduction(+ : difference, total)
-    for (int64_t row = 0; row < m; row++)
-        for (int64_t i = row * n; i < (row + 1) * n; i++) {
-            double wanted = self->expected[i], got = self->values[self->host_c[i]];
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < n; i++) {
+            double wanted = self->expected[row * step * n + i], got = self->values[self->host_c[row * n + i]];
             difference += (got - wanted) * (got - wanted);
             total += wanted * wanted;
         }
@@ -456,27 +498,17 @@ static w4a16_status make_expected(comparison *self) {
         status = lt_product_run(&self->lt, &product, &algorithm, self->dense[LT_WEIGHT_NK], self->a, self->reference,
                                 self->workspace, LT_WORKSPACE_BYTES, self->stream);
     if (!status)
-        status = copy_out(self, self->expected, self->reference,
-                          (uint64_t)self->m * (uint64_t)self->n * sizeof *self->expected);
+        status = copy(self, of_host(self->expected), self->reference,
+                      (uint64_t)self->m * (uint64_t)self->n * sizeof *self->expected);
     lt_product_destroy(&self->lt, &product);
     return status;
 }
 
 /* ---- Timing -------------------------------------------------------------------------------------------------- */
 
-static int compare_floats(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(float *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare_floats);
-    return count % 2 ? (double)values[count / 2] : ((double)values[count / 2 - 1] + (double)values[count / 2]) / 2;
-}
-
 /** `rounds` rounds of all slots' graphs, one after the other; times[slot * MAX_ROUNDS + done + ...] in milliseconds. */
 static w4a16_status replay_rounds(const comparison *self, candidate *const *slots, int slot_count, int rounds, int done,
-                                  float *times) {
+                                  double *times) {
     int replays = rounds * slot_count;
     for (int i = 0; i < replays; i++) {
         W4_TRY(w4_cuda_call(cuEventRecord, self->events[i], self->stream));
@@ -484,9 +516,11 @@ static w4a16_status replay_rounds(const comparison *self, candidate *const *slot
     }
     W4_TRY(w4_cuda_call(cuEventRecord, self->events[replays], self->stream));
     W4_TRY(w4_cuda_call(cuEventSynchronize, self->events[replays]));
-    for (int i = 0; i < replays; i++)
-        W4_TRY(w4_cuda_call(cuEventElapsedTime, &times[i % slot_count * MAX_ROUNDS + done + i / slot_count],
-                            self->events[i], self->events[i + 1]));
+    for (int i = 0; i < replays; i++) {
+        float milliseconds = 0;
+        W4_TRY(w4_cuda_call(cuEventElapsedTime, &milliseconds, self->events[i], self->events[i + 1]));
+        times[i % slot_count * MAX_ROUNDS + done + i / slot_count] = (double)milliseconds;
+    }
     return W4A16_OK;
 }
 
@@ -495,8 +529,8 @@ static w4a16_status replay_rounds(const comparison *self, candidate *const *slot
 static w4a16_status time_in_turn(const comparison *self, candidate *const *slots, int slot_count, int warm_up,
                                  int least, double seconds) {
     void *memory;
-    W4_TRY(w4_allocate((uint64_t)slot_count * MAX_ROUNDS * sizeof(float), "times", &memory));
-    float *times = memory;
+    W4_TRY(w4_allocate((uint64_t)slot_count * MAX_ROUNDS * sizeof(double), "times", &memory));
+    double *times = memory;
     double total = 0;
     int rounds = 0;
     w4a16_status status = replay_rounds(self, slots, slot_count, warm_up, 0, times);
@@ -504,12 +538,12 @@ static w4a16_status time_in_turn(const comparison *self, candidate *const *slots
         int batch = (int)w4_minimum(ROUNDS_PER_BATCH, least);
         status = replay_rounds(self, slots, slot_count, batch, rounds, times);
         for (int slot = 0; !status && slot < slot_count; slot++)
-            for (int i = rounds; i < rounds + batch; i++)
-                total += (double)times[slot * MAX_ROUNDS + i] * 1e-3 / slot_count;
+            for (int i = rounds; i < rounds + batch; i++) total += times[slot * MAX_ROUNDS + i] * 1e-3 / slot_count;
         rounds += batch;
     }
     for (int slot = 0; !status && slot < slot_count; slot++)
-        slots[slot]->seconds = median(times + slot * MAX_ROUNDS, rounds) * 1e-3 / (double)slots[slot]->copies;
+        slots[slot]->seconds =
+            w4_median(times + slot * MAX_ROUNDS, (size_t)rounds) * 1e-3 / (double)slots[slot]->copies;
     free(times);
     return status;
 }
@@ -529,6 +563,37 @@ static w4a16_status find_best(const comparison *self, candidate *candidates, int
     W4_TRY(time_in_turn(self, slots, slot_count, 1, CHOICE_ROUNDS, CHOICE_SECONDS));
     for (int i = 1; i < count; i++)
         if (candidates[i].seconds < (*best)->seconds) *best = &candidates[i];
+    return W4A16_OK;
+}
+
+/* ---- Limits -------------------------------------------------------------------------------------------------- */
+
+/** Time one or two limits, in turn. */
+static w4a16_status time_limits(const comparison *self, candidate *these, int count) {
+    candidate *slots[] = {&these[0], &these[count - 1]};
+    w4a16_status status = W4A16_OK;
+    for (int i = 0; !status && i < count; i++) status = capture(self, &these[i]);
+    if (!status) status = time_in_turn(self, slots, count, WARM_UP_ROUNDS, MIN_ROUNDS, LIMIT_SECONDS);
+    for (int i = 0; i < count; i++) free_graph(&these[i]);
+    return status;
+}
+
+/** What reading a weight of this shape takes at least, in memory that no cache holds: the dense weights'. */
+static w4a16_status measure_reads(comparison *self) {
+    size_t copies =
+        (size_t)w4_minimum((int64_t)(self->dense_stride * self->dense_copies / read_bytes(self)), MAX_COPIES);
+    candidate reads[] = {{.kind = READ_ALONE, .copies = copies}, {.kind = READ, .copies = copies}};
+    W4_TRY(time_limits(self, reads, self->limits.overlaps ? 2 : 1));
+    self->read_alone = reads[0].seconds;
+    self->read = reads[1].seconds;
+    return W4A16_OK;
+}
+
+/** What the tensor cores reach at this moment, as hot as the GPU is: operations a second. */
+static w4a16_status measure_peak(const comparison *self, double *peak) {
+    candidate multiply = {.kind = MULTIPLY, .copies = 1};
+    W4_TRY(time_limits(self, &multiply, 1));
+    *peak = limits_multiply_flop(&self->limits) / multiply.seconds;
     return W4A16_OK;
 }
 
@@ -552,7 +617,7 @@ static w4a16_status make_theirs(comparison *self, lt_weight_layout layout, candi
     for (int i = 0; !status && i < found; i++) {
         candidate *made = &candidates[*count];
         double error;
-        *made = (candidate){.copies = self->dense_copies, .layout = layout, .algorithm = algorithms[i]};
+        *made = (candidate){.kind = THEIRS, .copies = self->dense_copies, .layout = layout, .algorithm = algorithms[i]};
         snprintf(made->name, sizeof made->name, "%s#%d", layout == LT_WEIGHT_NK ? "NK" : "KN", i);
         /* Also because a kernel's first call may load it, which a capture forbids. */
         status = check(self, made, false, &error);
@@ -602,7 +667,17 @@ static w4a16_status make_all_of_ours(comparison *self, candidate *candidates, do
     return *count ? W4A16_OK : w4_fail(W4A16_ERROR_UNSUPPORTED, "no config can run this point");
 }
 
-static void print_point(comparison *self, const candidate *ours, const candidate *theirs, double error, int m_index) {
+/** Seconds as a cell of the CSV file; empty where there is no such time. */
+static const char *microseconds(double seconds, char text[32]) {
+    if (seconds > 0)
+        snprintf(text, 32, "%.4f", seconds * 1e6);
+    else
+        *text = 0;
+    return text;
+}
+
+static void print_point(comparison *self, const candidate *ours, const candidate *theirs, double error, double peak,
+                        int m_index) {
     static const char *const zero_names[] = {"none", "integer", "float"};
     const arguments *options = self->options;
     double ratio = theirs->seconds / ours->seconds;
@@ -614,17 +689,18 @@ static void print_point(comparison *self, const candidate *ours, const candidate
            error);
     fflush(stdout);
     if (!self->csv) return;
-    fprintf(self->csv, "%lld,%lld,%lld,%s,%lld,%s,%s,%.4f,%.4f,%.4f,%.2f,%.3g\n", (long long)self->n,
+    char read[32], read_alone[32];
+    fprintf(self->csv, "%lld,%lld,%lld,%s,%lld,%s,%s,%.4f,%.4f,%.4f,%.2f,%.3g,%llu,%s,%s,%.2f\n", (long long)self->n,
             (long long)self->k, (long long)self->m, w4a16_dtype_name(options->dtype), (long long)options->group_size,
             zero_names[options->zero_kind], ours->name, ours->seconds * 1e6, theirs->seconds * 1e6, ratio, tflops,
-            error);
-    fflush(self->csv);
+            error, (unsigned long long)self->weight_bytes, microseconds(self->read, read),
+            microseconds(self->read_alone, read_alone), peak * 1e-12);
 }
 
 static w4a16_status compare(comparison *self, candidate *ours, double *errors, int *our_count, candidate *theirs,
                             int *their_count, int m_index) {
     candidate *our_best, *their_best;
-    double error;
+    double error, peak;
     W4_TRY(make_expected(self));
     W4_TRY(make_theirs(self, LT_WEIGHT_NK, theirs, their_count));
     W4_TRY(make_theirs(self, LT_WEIGHT_KN, theirs, their_count));
@@ -634,9 +710,10 @@ static w4a16_status compare(comparison *self, candidate *ours, double *errors, i
     W4_TRY(find_best(self, ours, *our_count, their_best, &our_best));
     candidate *both[] = {our_best, their_best};
     W4_TRY(time_in_turn(self, both, 2, WARM_UP_ROUNDS, MIN_ROUNDS, self->options->seconds));
+    W4_TRY(measure_peak(self, &peak));
     /* What was timed were calls back to back: they must be right, too. */
     W4_TRY(check(self, our_best, true, &error));
-    print_point(self, our_best, their_best, fmax(error, errors[our_best - ours]), m_index);
+    print_point(self, our_best, their_best, fmax(error, errors[our_best - ours]), peak, m_index);
     return W4A16_OK;
 }
 
@@ -660,6 +737,8 @@ static void compare_shape(comparison *self, const shape *of) {
     for (int i = 0; i < options->m_count; i++) self->largest_m = w4_maximum(self->largest_m, options->m[i]);
     if (make_shape_arrays(self))
         report_failure(self, "the arrays");
+    else if (measure_reads(self))
+        report_failure(self, "reading memory");
     else
         for (int i = 0; i < options->m_count; i++) compare_point(self, i);
     free_shape(self);
@@ -781,6 +860,7 @@ static w4a16_status start(comparison *self) {
     W4_TRY(w4_cuda_call(cuStreamCreate, &self->stream, CU_STREAM_NON_BLOCKING));
     for (size_t i = 0; i < sizeof self->events / sizeof *self->events; i++)
         W4_TRY(w4_cuda_call(cuEventCreate, &self->events[i], CU_EVENT_DEFAULT));
+    W4_TRY(limits_open(0, &self->limits));
     W4_TRY(lt_begin(&self->lt));
     for (uint32_t bits = 0; bits < 1 << 16; bits++) {
         uint16_t element = (uint16_t)bits;
@@ -793,6 +873,7 @@ static void finish(comparison *self) {
     const w4_cuda_driver *driver = w4_cuda_driver_get();
     CUcontext popped;
     lt_end(&self->lt);
+    limits_close(&self->limits);
     for (size_t i = 0; i < sizeof self->events / sizeof *self->events; i++)
         if (self->events[i]) (void)driver->cuEventDestroy(self->events[i]);
     if (self->stream) (void)driver->cuStreamDestroy(self->stream);
@@ -829,7 +910,8 @@ static void compare_all(comparison *self) {
     print_heading(stdout, self);
     if (self->csv) {
         print_heading(self->csv, self);
-        fprintf(self->csv, "n,k,m,dtype,group,zeros,config,ours_us,cublas_us,ratio,tflops,rel_error\n");
+        fprintf(self->csv, "n,k,m,dtype,group,zeros,config,ours_us,cublas_us,ratio,tflops,rel_error,weight_bytes,"
+                           "read_us,read_alone_us,peak_tflops\n");
     }
     printf("%6s %6s %6s  %-32s %10s %10s %-5s %7s %8s %9s\n", "N", "K", "M", "config", "ours us", "cuBLAS us", "its",
            "ratio", "TFLOP/s", "error");
@@ -838,6 +920,23 @@ static void compare_all(comparison *self) {
         if (self->ratios[i])
             printf("M %lld: ratio %.3f, geometric mean over %d shapes\n", (long long)options->m[i],
                    exp(self->log_ratios[i] / self->ratios[i]), self->ratios[i]);
+}
+
+/** The file takes its name when it is complete. */
+static w4a16_status open_csv(comparison *self) {
+    W4_TRY(w4_output_open(self->options->csv, false, &self->csv_output));
+    int descriptor = dup(self->csv_output.descriptor);
+    self->csv = descriptor < 0 ? NULL : fdopen(descriptor, "w");
+    if (self->csv) return W4A16_OK;
+    w4_output_abandon(&self->csv_output);
+    return w4_fail(W4A16_ERROR_IO, "%s: %s", self->options->csv, strerror(errno));
+}
+
+static w4a16_status close_csv(comparison *self) {
+    if (fclose(self->csv) == 0) return w4_output_commit(&self->csv_output);
+    int error = errno;
+    w4_output_abandon(&self->csv_output);
+    return w4_fail(W4A16_ERROR_IO, "%s: %s", self->options->csv, strerror(error));
 }
 
 int main(int argc, char **argv) {
@@ -865,9 +964,9 @@ int main(int argc, char **argv) {
         finish(&self);
         return EXIT_NO_CUBLAS;
     }
-    if (options.csv && !(self.csv = fopen(options.csv, "wx"))) {
-        fprintf(stderr, "cuda_compare: --csv %s: %s; give a file that can be made and is not there yet\n", options.csv,
-                strerror(errno));
+    if (options.csv && open_csv(&self)) {
+        fprintf(stderr, "cuda_compare: --csv: %s; give a file that can be made and is not there yet\n",
+                w4a16_last_error());
         finish(&self);
         return EXIT_WRONG;
     }
@@ -878,7 +977,9 @@ int main(int argc, char **argv) {
         compare_all(&self);
     }
     finish(&self);
-    bool written = !self.csv || fclose(self.csv) == 0;
-    if (!written) fprintf(stderr, "cuda_compare: --csv %s: %s\n", options.csv, strerror(errno));
-    return self.failures || !written ? EXIT_WRONG : 0;
+    if (self.csv && close_csv(&self)) {
+        fprintf(stderr, "cuda_compare: --csv: %s\n", w4a16_last_error());
+        self.failures++;
+    }
+    return self.failures ? EXIT_WRONG : 0;
 }
