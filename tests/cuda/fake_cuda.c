@@ -63,6 +63,7 @@ static atomic_int arrays; /* those of `live` that are device memory */
 static atomic_int capturing;
 static atomic_uint gemms, overlapping; /* launches */
 static _Thread_local int depth;        /* of the stack of contexts */
+static _Thread_local CUcontext contexts[16];
 
 static int is_mode(const char *name) {
     const char *mode = getenv("W4A16_FAKE_CUDA");
@@ -209,14 +210,17 @@ EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPushCurrent(CUcontext context) {
-    if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-    depth++;
+    if (!context || depth == sizeof contexts / sizeof *contexts) return CUDA_ERROR_INVALID_CONTEXT;
+    contexts[depth++] = context;
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPopCurrent(CUcontext *context) {
     if (!depth) return CUDA_ERROR_INVALID_CONTEXT;
-    depth--;
-    *context = NULL;
+    *context = contexts[--depth];
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuCtxGetCurrent(CUcontext *context) {
+    *context = depth ? contexts[depth - 1] : NULL;
     return CUDA_SUCCESS;
 }
 
