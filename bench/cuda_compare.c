@@ -32,7 +32,7 @@ enum {
     THEIR_ROWS = 64    /* of cuBLAS's result, evenly spread, that are compared: it is not what is on trial */
 };
 static const double COLD_BYTES = 4e8;
-static const double CHOICE_SECONDS = 0.02, LIMIT_SECONDS = 0.05;
+static const double CHOICE_SECONDS = 0.01, LIMIT_SECONDS = 0.02;
 static const size_t LT_WORKSPACE_BYTES = (size_t)64 << 20;
 static const double ERROR_LIMIT = 3e-3; /* relative Frobenius, ours against dense weights rounded to 16 bits */
 

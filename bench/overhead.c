@@ -34,7 +34,7 @@ static const char help[] =
     "  -m, --m-max LIST      of the plans, up to 8 (default 1,64,8192; on the CPU 1,64)\n"
     "  -r, --processes R     for each m_max, 1 to 100 (default 5); one more goes before, to fill the file cache\n"
     "      --library PATH    libw4a16.so (default: the one beside this program, or in its build folder)\n"
-    "      --name            only print the device's own name\n"
+    "      --name            only print the device's own name, and its driver's CUDA\n"
     "      --json            one JSON object instead of a table\n"
     "  -h, --help            this text\n\n"
     "examples:\n"
@@ -456,6 +456,12 @@ static int usage(const char *option, const char *value, const char *right) {
     return EXIT_USAGE;
 }
 
+/** The device's own name, and what its driver's CUDA is. */
+static void print_name(const w4a16_device_info *info) {
+    const char *cuda = strstr(info->reason, "driver of CUDA ");
+    printf("%s\n%s\n", info->name, cuda ? cuda + strlen("driver of CUDA ") : "none");
+}
+
 /** Whether this machine has `device`; NULL becomes the GPU, or the CPU where there is none. */
 static bool find_device(arguments *options) {
     w4a16_device_info info = {.struct_size = sizeof info};
@@ -469,7 +475,7 @@ static bool find_device(arguments *options) {
         memcpy(id, info.id, sizeof id);
         if (!info.usable) fprintf(stderr, "overhead: --device %s cannot be used: %s\n", id, info.reason);
         options->device = id;
-        if (options->name && info.usable) puts(info.name);
+        if (options->name && info.usable) print_name(&info);
         return info.usable;
     }
     fprintf(stderr, "overhead: --device %s: this machine has none; `w4a16 info` lists its devices\n", options->device);

@@ -4,7 +4,8 @@
 
 Runs cuda_compare (the seven shapes of Llama 3 8B and 70B at 14 M, then other modes at 8192 x 8192), decode_chain and
 overhead, and writes DATE-gpu-NAME.json, with all of it, and DATE-gpu-NAME.csv, with the points; each appears only when it
-is complete. tools/plot_report.py draws them. Needs Python 3.9 and none of its packages, so that it runs where the
+is complete. tools/plot_report.py draws them. --parts measures some of it; --add takes the rest from the file of the same
+date, GPU and commit, so that a machine that is lent for a minute at a time will do. Needs Python 3.9 and none of its packages, so that it runs where the
 programs of the build's target `cuda_bundle` were copied to; about five minutes on an H200.
 """
 import argparse
@@ -23,7 +24,7 @@ import time
 
 EXAMPLES = """examples:
   bench/report.py --programs build/release
-  bench/report.py --shapes 8192x8192 --m 1,512 --no-modes --results build
+  bench/report.py --shapes 8192x8192 --m 1,512 --parts points --results build
   ./report.py --cublas /usr/local/cuda/lib64 --results .       # in a copied cuda_bundle
 
 exit codes: 0 done; 1 a point that failed, or an output that cannot be written; 2 the command line; 3 no GPU that w4a16
@@ -41,8 +42,10 @@ MODES = [
     ["--group", "32"],
     ["--group", "-1"],
 ]
+PARTS = ["points", "modes", "decode_chain", "overhead"]
 CHAIN_TOKENS = ["1", "4", "16"]
 WHERE = {"cuda_compare": "bench", "overhead": "bench", "decode_chain": "tests/examples"}
+HOW = "cold weights, graphs replayed in turn, medians; ratio = cublas_us / ours_us; limits: bench/cuda_compare --help"
 NO_GPU, NO_CUBLAS = 3, 4
 
 
@@ -187,56 +190,89 @@ def points_csv(report):
     lines = [f"# {report['gpu']}, driver {report['driver']} (CUDA {report['cuda']}), {report['date']}, commit {report['commit']}"]
     lines += [f"# {line}" for line in report["heading"]]
     lines += [",".join(columns)]
-    lines += [",".join("" if point[c] is None else str(point[c]) for c in columns) for point in report["points"]]
+    points = report["points"] + report["modes"]
+    lines += [",".join("" if point[c] is None else str(point[c]) for c in columns) for point in points]
     return "\n".join(lines) + "\n"
 
 
-def measure(arguments, programs):
+def measure_points(arguments, programs, progress, report):
+    """The table, and the other modes; false where a point failed."""
     cublas = arguments.cublas or find_cublas()
     common = ["--seconds", str(arguments.seconds), *(["--cublas", cublas] if cublas else [])]
-    runs = [["--shapes", arguments.shapes, "--m", arguments.m]]
-    if arguments.modes:
-        runs += [["--shapes", MODE_SHAPE, "--m", MODE_TOKENS, *mode] for mode in MODES]
-    total = sum(len(r[1].split(",")) * len(r[3].split(",")) for r in runs) + len(CHAIN_TOKENS) + 2
-    progress, points, heading, failed = Progress(total), [], None, False
+    runs = [("points", options) for options in point_runs(arguments)] + [("modes", options) for options in mode_runs(arguments)]
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        for part, options in runs:
+            heading, points, failed = compare(programs["cuda_compare"], [*options, *common], progress, folder)
+            if part == "points":  # where a library lay on this machine is nobody else's business
+                report["heading"] = [re.sub(r"\(/[^)]*/", "(", line) for line in heading[:1]] + [HOW]
+            points = [{column: number_of(column, text) for column, text in point.items()} for point in points]
+            report.setdefault(part, []).extend(points)
+            good = good and not failed
+    return good
+
+
+def point_runs(arguments):
+    return [["--shapes", arguments.shapes, "--m", arguments.m]] if "points" in arguments.parts else []
+
+
+def mode_runs(arguments):
+    if "modes" not in arguments.parts:
+        return []
+    return [["--shapes", arguments.mode_shape, "--m", arguments.mode_m, *mode] for mode in MODES]
+
+
+def measure(arguments, programs):
+    """({part: what was measured, ...}, whether all points are good)."""
+    runs = point_runs(arguments) + mode_runs(arguments)
+    chains = CHAIN_TOKENS if "decode_chain" in arguments.parts else []
+    devices = ["cuda:0", "cpu"] if "overhead" in arguments.parts else []
+    progress = Progress(sum(len(r[1].split(",")) * len(r[3].split(",")) for r in runs) + len(chains) + len(devices))
+    report = {}
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for options in runs:
-                found = compare(programs["cuda_compare"], [*options, *common], progress, folder)
-                # Where a library lay on this machine is nobody else's business.
-                heading = heading or [re.sub(r"\(/[^)]*/", "(", line) for line in found[0]]
-                points += [{column: number_of(column, text) for column, text in point.items()} for point in found[1]]
-                failed = failed or found[2]
-        chains = []
-        for tokens in CHAIN_TOKENS:
-            lines = run([programs["decode_chain"], "-m", tokens, "--json"], "decode_chain")
-            chains += [json.loads(line) for line in lines.splitlines()]
+        good = measure_points(arguments, programs, progress, report)
+        for tokens in chains:
+            lines = run([programs["decode_chain"], "-m", tokens, "--json", *arguments.chain_options], "decode_chain")
+            report.setdefault("decode_chain", []).extend(json.loads(line) for line in lines.splitlines())
             progress.step(f"decode_chain, M = {tokens}")
-        overheads = []
-        for device in ("cuda:0", "cpu"):
-            overheads.append(json.loads(run([programs["overhead"], "--device", device, "--json"], "overhead")))
+        for device in devices:
+            command = [programs["overhead"], "--device", device, "--json", *arguments.overhead_options]
+            report.setdefault("overhead", []).append(json.loads(run(command, "overhead")))
             progress.step(f"overhead, {device}")
     finally:
         progress.end()
-    if not points:
+    if "points" in arguments.parts and not report["points"]:
         raise Failure("no point has a time")
-    gpu = re.search(r"cuda_compare: (.*?), driver of CUDA ([\d.]+)", heading[0])
+    return report, good
+
+
+def describe_machine(programs, arguments):
+    command = [programs["overhead"], "--device", "cuda:0", "--name"]
+    gpu = subprocess.run(command, capture_output=True, text=True, check=False)
+    if gpu.returncode:
+        raise Failure(gpu.stderr.strip() or "no GPU", NO_GPU)
+    name, cuda = gpu.stdout.splitlines()
     watts = smi("power.limit")
-    report = {
+    return {
         "date": arguments.date,
-        "gpu": gpu[1],
+        "gpu": name,
         "power_limit_watts": float(watts) if watts and re.fullmatch(r"[\d.]+", watts) else None,
         "driver": smi("driver_version") or "unknown",
-        "cuda": gpu[2],
+        "cuda": cuda,
         "commit": arguments.commit,
-        "seconds": arguments.seconds,
-        "heading": heading,
-        "limits": limits_of([p for p in points if p["dtype"] == "fp16" and p["group"] == 128 and p["zeros"] == "none"]),
-        "points": points,
-        "decode_chain": chains,
-        "overhead": overheads,
     }
-    return report, failed
+
+
+def read_earlier(path, machine):
+    """The report to add to."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Failure(f"--add: {path} cannot be read: {error}", 2) from error
+    for key in ("gpu", "driver", "commit"):
+        if earlier.get(key) != machine[key]:
+            raise Failure(f"--add: {path} has {key} {earlier.get(key)}, here it is {machine[key]}; measure all anew", 2)
+    return earlier
 
 
 def short_name(gpu):
@@ -253,7 +289,12 @@ def main():
     parser.add_argument("--shapes", default=SHAPES, help="NxK,NxK,... (default: the seven)")
     parser.add_argument("--m", default=TOKENS, help="M,M,... (default: 1 to 8192)")
     parser.add_argument("--seconds", type=float, default=0.3, help="time budget of each side of a point (default 0.3)")
-    parser.add_argument("--no-modes", dest="modes", action="store_false", help="only group 128, symmetric, fp16")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of " + ",".join(PARTS) + " (default: all)")
+    parser.add_argument("--add", action="store_true", help="add these parts to the report of the same date")
+    parser.add_argument("--mode-shape", default=MODE_SHAPE, help=f"of the modes (default {MODE_SHAPE})")
+    parser.add_argument("--mode-m", default=MODE_TOKENS, help=f"of the modes (default {MODE_TOKENS})")
+    parser.add_argument("--chain-options", type=str.split, default=[], help="more options for decode_chain, in one word")
+    parser.add_argument("--overhead-options", type=str.split, default=[], help="the same for overhead")
     parser.add_argument("--cublas", help="libcublasLt or its folder (default: of a Python package, else of the system)")
     parser.add_argument("--commit", help="what the programs were built from (default: the bundle's, or git's)")
     parser.add_argument("--date", default=datetime.date.today().isoformat(), help="YYYY-MM-DD (default: today)")
@@ -263,29 +304,33 @@ def main():
         parser.error(f"--date {arguments.date}: give YYYY-MM-DD")
     if not arguments.results.is_dir():
         parser.error(f"--results {arguments.results}: no such folder")
+    arguments.parts = arguments.parts.split(",")
+    unknown = [part for part in arguments.parts if part not in PARTS]
+    if unknown or ("points" not in arguments.parts and not arguments.add):
+        parser.error(f"--parts {','.join(arguments.parts)}: some of {','.join(PARTS)}; without --add points must be there")
     try:
         programs = find_programs(arguments.programs)
         arguments.commit = arguments.commit or commit_of(arguments.programs)
-        # Before anything is measured: is there a GPU, and are the names still free?
-        command = [programs["overhead"], "--device", "cuda:0", "--name"]
-        gpu = subprocess.run(command, capture_output=True, text=True, check=False)
-        if gpu.returncode:
-            raise Failure(gpu.stderr.strip() or "no GPU", NO_GPU)
-        stem = f"{arguments.date}-gpu-{short_name(gpu.stdout.strip())}"
-        outputs = [arguments.results / f"{stem}{suffix}" for suffix in (".csv", ".json")]
-        taken = [str(path) for path in outputs if path.exists()]
-        if taken and not arguments.force:
-            raise Failure(f"{', '.join(taken)}: already there; --force replaces, --date gives another name", 2)
-        report, failed = measure(arguments, programs)
-        write_aside(outputs[0], points_csv(report))
-        write_aside(outputs[1], json.dumps(report, indent=1) + "\n")
+        # All that can be wrong without a measurement comes before it.
+        machine = describe_machine(programs, arguments)
+        stem = f"{arguments.date}-gpu-{short_name(machine['gpu'])}"
+        table, whole = (arguments.results / f"{stem}{suffix}" for suffix in (".csv", ".json"))
+        earlier = read_earlier(whole, machine) if arguments.add else {}
+        taken = [str(path) for path in (table, whole) if path.exists()]
+        if taken and not arguments.force and not arguments.add:
+            raise Failure(f"{', '.join(taken)}: already there; --force replaces, --add adds, --date gives another name", 2)
+        measured, good = measure(arguments, programs)
+        report = {**machine, "heading": [], **{part: [] for part in PARTS}, **earlier, **measured}
+        report["limits"] = limits_of(report["points"])
+        write_aside(table, points_csv(report))
+        write_aside(whole, json.dumps(report, indent=1) + "\n")
     except Failure as failure:
         say(failure)
         return failure.code
-    print(f"{len(report['points'])} points: {outputs[0]}, {outputs[1]}")
-    if failed:
+    print(f"{len(report['points'])} points and {len(report['modes'])} of other modes: {table}, {whole}")
+    if not good:
         say("some points failed and are left out")
-    return 1 if failed else 0
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
