@@ -39,9 +39,10 @@ test: ## build and run all tests
 	@tools/setup.sh python
 	@$(call check,$(PRESET))
 
-bench: ## time the target shapes with cold weights; a table in build/bench.csv
+bench: ## on a GPU: beside cuBLAS and the limits, into bench/results/, plots in build/plots; else on the CPU: build/bench.csv
 	@$(MAKE) --no-print-directory build PRESET=release
-	build/release/cli/w4a16 bench -m 1,2,4,8,16,32,64,128,512 -n 4096 -k 14336 --group-size 128 --csv build/bench.csv --force
+	@tools/setup.sh python
+	@W4A16_BUILD=build/release W4A16_PYTHON=$(python) tools/bench.sh
 
 install: ## install under PREFIX (DESTDIR is honoured)
 	@$(MAKE) --no-print-directory build PRESET=release

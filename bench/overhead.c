@@ -24,7 +24,9 @@ static const char help[] =
     "to\n"
     "the first result, a process's first plan and later ones, and, on a GPU, a call of w4a16_gemm that only enqueues "
     "(in\n"
-    "bursts that do not fill the launch queue) and one that is waited for; for plans of several m_max, whose calls "
+    "bursts that do not fill the launch queue), one that is waited for, and, to compare, an empty kernel that the "
+    "driver\n"
+    "launches without any library; for plans of several m_max, whose calls "
     "have\n"
     "m = m_max. The driver's own start (cuInit, the primary context), which any program on a GPU pays, is a step of "
     "its\n"
@@ -55,7 +57,8 @@ static const char help[] =
     FIGURE(total, "load to first result", SUM)                                                                         \
     FIGURE(plan, "w4a16_plan_create again", LATER)                                                                     \
     FIGURE(call, "w4a16_gemm, enqueued", LATER)                                                                        \
-    FIGURE(waited_call, "w4a16_gemm, waited for", LATER)
+    FIGURE(waited_call, "w4a16_gemm, waited for", LATER)                                                               \
+    FIGURE(empty, "an empty kernel, enqueued", LATER)
 
 enum figure_kind { STEP, SUM, LATER };
 enum figure {
@@ -137,7 +140,13 @@ typedef unsigned long long device_pointer;
              (device_pointer target, device_pointer source, size_t bytes, void *stream))                               \
     FUNCTION(cuStreamCreate, "cuStreamCreate", (void **stream, unsigned flags))                                        \
     FUNCTION(cuStreamDestroy, "cuStreamDestroy_v2", (void *stream))                                                    \
-    FUNCTION(cuStreamSynchronize, "cuStreamSynchronize", (void *stream))
+    FUNCTION(cuStreamSynchronize, "cuStreamSynchronize", (void *stream))                                               \
+    FUNCTION(cuModuleLoadData, "cuModuleLoadData", (void **module, const void *image))                                 \
+    FUNCTION(cuModuleUnload, "cuModuleUnload", (void *module))                                                         \
+    FUNCTION(cuModuleGetFunction, "cuModuleGetFunction", (void **function, void *module, const char *name))            \
+    FUNCTION(cuLaunchKernel, "cuLaunchKernel",                                                                         \
+             (void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,   \
+              unsigned block_z, unsigned shared_bytes, void *stream, void **arguments, void **extra))
 
 static struct {
 #define FIELD(name, symbol, parameters) int(*name) parameters;
@@ -197,6 +206,7 @@ typedef struct calls {
     w4a16_weight *weight;
     w4a16_plan *plan;
     void *a, *c, *workspace, *stream; /* the device's */
+    void *empty;                      /* not NULL: launch this kernel instead */
     size_t workspace_bytes;
 } calls;
 
@@ -264,6 +274,10 @@ static void finish(const calls *self) {
 }
 
 static void call(const calls *self) {
+    if (self->empty) {
+        DRIVE(cuLaunchKernel(self->empty, 132, 1, 1, 128, 1, 1, 0, self->stream, NULL, NULL));
+        return;
+    }
     TRY(w4a16_gemm(self->plan, self->a, self->k, self->c, self->n, self->m, self->workspace, self->workspace_bytes,
                    self->stream));
 }
@@ -312,6 +326,18 @@ static double time_calls(const calls *self, int burst, bool waited) {
         finish(self);
     }
     return w4_median(times, (size_t)count);
+}
+
+/** The same of a kernel that does nothing: what the driver itself takes. */
+static double time_empty_calls(calls self) {
+    static const char ptx[] = ".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry empty() { ret; }\n";
+    void *module = NULL;
+    if (driver.cuModuleLoadData(&module, ptx)) return 0; /* a driver that cannot compile */
+    DRIVE(cuModuleGetFunction(&self.empty, module, "empty"));
+    call(&self);
+    double seconds = time_calls(&self, BURST, false);
+    DRIVE(cuModuleUnload(module));
+    return seconds;
 }
 
 /** Measure all, and print a line "name seconds" for each figure. */
@@ -364,6 +390,7 @@ static void be_fresh(const arguments *options) {
     if (self.on_gpu) seconds[FIGURE_call] = time_calls(&self, BURST, false);
     seconds[FIGURE_waited_call] = time_calls(&self, 1, true);
     check(&self);
+    if (self.on_gpu) seconds[FIGURE_empty] = time_empty_calls(self);
     for (int i = 0; i < FIGURE_total; i++) seconds[FIGURE_total] += seconds[i];
     for (int i = 0; i < FIGURE_COUNT; i++) printf("%s %.9f\n", figures[i].name, seconds[i]);
 

@@ -5,7 +5,7 @@
 Runs cuda_compare (the seven shapes of Llama 3 8B and 70B at 14 M, then other modes at 8192 x 8192), decode_chain and
 overhead, and writes DATE-gpu-NAME.json, with all of it, and DATE-gpu-NAME.csv, with the points; each appears only when it
 is complete. tools/plot_report.py draws them. --parts measures some of it; --add takes the rest from the file of the same
-date, GPU and commit, so that a machine that is lent for a minute at a time will do. Needs Python 3.9 and none of its packages, so that it runs where the
+date and GPU, so that a machine that is lent for a minute at a time will do; `commits` says what each was. Needs Python 3.9 and none of its packages, so that it runs where the
 programs of the build's target `cuda_bundle` were copied to; about five minutes on an H200.
 """
 import argparse
@@ -269,7 +269,7 @@ def read_earlier(path, machine):
         earlier = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise Failure(f"--add: {path} cannot be read: {error}", 2) from error
-    for key in ("gpu", "driver", "commit"):
+    for key in ("gpu", "driver"):
         if earlier.get(key) != machine[key]:
             raise Failure(f"--add: {path} has {key} {earlier.get(key)}, here it is {machine[key]}; measure all anew", 2)
     return earlier
@@ -320,7 +320,9 @@ def main():
         if taken and not arguments.force and not arguments.add:
             raise Failure(f"{', '.join(taken)}: already there; --force replaces, --add adds, --date gives another name", 2)
         measured, good = measure(arguments, programs)
-        report = {**machine, "heading": [], **{part: [] for part in PARTS}, **earlier, **measured}
+        report = {**machine, "commits": {}, "heading": [], **{part: [] for part in PARTS}, **earlier, **measured}
+        report["commits"].update({part: arguments.commit for part in arguments.parts})
+        report["commit"] = report["commits"]["points"]
         report["limits"] = limits_of(report["points"])
         write_aside(table, points_csv(report))
         write_aside(whole, json.dumps(report, indent=1) + "\n")
