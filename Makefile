@@ -39,7 +39,7 @@ test: ## build and run all tests
 	@tools/setup.sh python
 	@$(call check,$(PRESET))
 
-bench: ## on a GPU: beside cuBLAS and the limits, into bench/results/, plots in build/plots; else on the CPU: build/bench.csv
+bench: ## on a GPU: beside cuBLAS and the limits, into bench/results/, plots in build/release/plots; else the CPU, into build/bench.csv
 	@$(MAKE) --no-print-directory build PRESET=release
 	@tools/setup.sh python
 	@W4A16_BUILD=build/release W4A16_PYTHON=$(python) tools/bench.sh

@@ -21,9 +21,9 @@ case $code in
     [ -z "$said" ] && exit $code
     echo "$said"
     report=${said##* }
-    mkdir -p build/plots
-    if "$python" tools/plot_report.py "$report" --plots build/plots; then
-        echo "plots: build/plots; in the documents, too:"
+    mkdir -p "$build/plots"
+    if "$python" tools/plot_report.py "$report" --plots "$build/plots"; then
+        echo "plots: $build/plots; in the documents, too:"
         echo "    $python tools/plot_report.py $report --plots docs/plots --tables README.md docs/benchmarks.md"
     fi
     "$python" tools/plot_report.py "$report"

@@ -83,6 +83,17 @@ class ReportTest(unittest.TestCase):
         self.assertIn("no point has a time", result.stderr)
         self.assertEqual(self.files(), [])
 
+    def test_make_bench(self):
+        """tools/bench.sh measures, and prints the table; plots need matplotlib, which this Python may lack."""
+        command = [SCRIPT.parent.parent / "tools" / "bench.sh", "--results", self.folder, *SMALL, *POINTS]
+        environment = {**os.environ, "W4A16_PYTHON": sys.executable}
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("4 points and 0 of other modes", result.stdout)
+        self.assertIn("| M | ours |", result.stdout)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+        self.assertEqual((result.returncode, result.stdout), (2, ""), result.stderr)
+
     def test_without(self):
         self.assertIn("no GPU", self.run_script(code=3, W4A16_FAKE_CUDA="none").stderr)
         self.assertIn("libcublasLt not found", self.run_script(*POINTS, "--cublas", self.folder, code=4).stderr)
