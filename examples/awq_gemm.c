@@ -11,12 +11,10 @@ int main(int argc, char **argv) {
     w4a16_checkpoint *checkpoint;
     w4a16_weight *weight;
     w4a16_plan *plan;
-    w4a16_plan_options options;
     w4a16_weight_info shape = {.struct_size = sizeof shape};
-    w4a16_plan_options_init(&options);
     if (w4a16_context_create(NULL, &context) || w4a16_checkpoint_open(argv[1], &checkpoint) ||
         w4a16_checkpoint_load(checkpoint, context, argv[2], &weight) || w4a16_weight_query(weight, &shape) ||
-        w4a16_plan_create(weight, &options, &plan))
+        w4a16_plan_create(weight, NULL, &plan))
         return fprintf(stderr, "%s\n", w4a16_last_error()), 1;
     uint16_t *a = malloc((size_t)shape.k * 2), *c = malloc((size_t)shape.n * 2);
     if (!a || !c) return fprintf(stderr, "out of memory\n"), 1;

@@ -393,6 +393,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
                                unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,
                                void **arguments, void **extra) {
     RESPECT(0);
+    if (contexts[depth - 1] != (CUcontext)(uintptr_t)(is_mode("mixed") + 1)) return CUDA_ERROR_INVALID_CONTEXT;
     if (!function || !grid_x || grid_y != 1 || grid_z != 1 || !block_x || block_x > 1024 || block_y != 1 ||
         block_z != 1 || (int)shared_bytes > function->shared_bytes || extra)
         return CUDA_ERROR_INVALID_VALUE;
