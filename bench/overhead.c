@@ -35,7 +35,7 @@ static const char help[] =
     "  -s, --shape NxK       the weight, symmetric, group 128, fp16 (default 4096x4096)\n"
     "  -m, --m-max LIST      of the plans, up to 8 (default 1,64,8192; on the CPU 1,64)\n"
     "  -r, --processes R     for each m_max, 1 to 100 (default 5); one more goes before, to fill the file cache\n"
-    "      --library PATH    libw4a16.so (default: the one beside this program, or in its build folder)\n"
+    "      --library PATH    libw4a16.so (default: beside this program, in the folder above, or where the loader looks)\n"
     "      --name            only print the device's own name, and its driver's CUDA\n"
     "      --json            one JSON object instead of a table\n"
     "  -h, --help            this text\n\n"
@@ -509,6 +509,20 @@ static bool find_device(arguments *options) {
     return false;
 }
 
+/** In a copied folder the library lies beside the program, in a build folder one above. */
+static const char *default_library(void) {
+    static const char name[] = "libw4a16.so.0", *const below[] = {"", "../"};
+    static char path[4096];
+    char self[2048];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    char *end = length > 0 ? memrchr(self, '/', (size_t)length) : NULL;
+    for (int i = 0; end && i < 2; i++) {
+        snprintf(path, sizeof path, "%.*s%s%s", (int)(end + 1 - self), self, below[i], name);
+        if (access(path, R_OK) == 0) return path;
+    }
+    return name;
+}
+
 static bool read_m(arguments *options, const char *text) {
     char *end = (char *)(uintptr_t)text;
     for (options->m_count = 0; options->m_count < MAX_PLANS;) {
@@ -536,7 +550,7 @@ static int read_arguments(int argc, char **argv, arguments *options) {
         {"help", no_argument, NULL, 'h'},
         {0},
     };
-    *options = (arguments){.library = "libw4a16.so.0", .n = 4096, .k = 4096, .processes = 5};
+    *options = (arguments){.library = default_library(), .n = 4096, .k = 4096, .processes = 5};
     for (int option; (option = getopt_long(argc, argv, "d:s:m:r:h", names, NULL)) != -1;) {
         long long n, k;
         char rest;
