@@ -5,7 +5,7 @@
 Runs cuda_compare (the seven shapes of Llama 3 8B and 70B at 14 M, then other modes at 8192 x 8192), decode_chain and
 overhead, and writes DATE-gpu-NAME.json, with all of it, and DATE-gpu-NAME.csv, with the points; each appears only when it
 is complete. tools/plot_report.py draws them. --parts measures some of it; --add takes the rest from the file of the same
-date and GPU, so that a machine that is lent for a minute at a time will do; `commits` says what each was. Needs Python 3.9 and none of its packages, so that it runs where the
+date and GPU, so that a GPU that is free for a minute at a time will do; `commits` says what each was. Needs Python 3.9 and none of its packages, so that it runs where the
 programs of the build's target `cuda_bundle` were copied to; about five minutes on an H200.
 """
 import argparse
