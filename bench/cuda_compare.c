@@ -7,6 +7,7 @@
 #include "core/memory.h"
 #include "cublas_lt.h"
 #include "limits.h"
+#include "random_data.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -122,7 +123,7 @@ typedef struct comparison {
     int ratios[MAX_LIST];
 
     /* Of the shape. */
-    int64_t n, k, groups, largest_m;
+    int64_t n, k, largest_m;
     w4a16_canonical canonical;
     w4a16_weight **weights;
     size_t weight_copies, dense_copies;
@@ -139,138 +140,6 @@ typedef struct comparison {
     int64_t m;
     lt_product products[2]; /* by layout */
 } comparison;
-
-/* ---- Random data --------------------------------------------------------------------------------------------- */
-
-/** Word `index` of a stream: splitmix64 (Steele, Lea, Flood, 2014), whose state is a counter, so that threads can fill
- * an array together and the content does not depend on how many they are. */
-static uint64_t random_word(uint64_t seed, uint64_t index) {
-    uint64_t z = (seed << 40) + (index + 1) * UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-/** Uniform in [0, 1). */
-static float random_unit(uint64_t seed, uint64_t index) {
-    return (float)(random_word(seed, index) >> 40) * 0x1p-24f;
-}
-
-/** Roughly normal with variance 1: the sum of four uniforms. */
-static float random_normal(uint64_t seed, uint64_t index) {
-    uint64_t word = random_word(seed, index);
-    int64_t sum = (int64_t)((word & 0xffff) + (word >> 16 & 0xffff) + (word >> 32 & 0xffff) + (word >> 48));
-    return (float)(sum - 2 * 0xffff) * (1.7320508f / 0x1p16f);
-}
-
-static int64_t row_bytes(int64_t k) {
-    return w4_ceil_divide(k, 2);
-}
-
-/** Codes, scales and zero points of the shape, in memory that free_canonical gives back. */
-static w4a16_status make_canonical(comparison *self) {
-    const arguments *options = self->options;
-    int64_t n = self->n, k = self->k, entries = n * self->groups, words = w4_ceil_divide(n * row_bytes(k), 8);
-    void *codes = NULL, *scales = NULL, *zeros = NULL;
-    w4a16_status status = w4_allocate((uint64_t)words * 8, "codes", &codes);
-    if (!status) status = w4_allocate((uint64_t)entries * 2, "scales", &scales);
-    if (!status) status = w4_allocate((uint64_t)entries * sizeof(float), "zero points", &zeros);
-    w4a16_canonical_init(&self->canonical);
-    self->canonical.n = n;
-    self->canonical.k = k;
-    self->canonical.group_size = options->group_size;
-    self->canonical.codes = codes;
-    self->canonical.scales = scales;
-    self->canonical.scale_dtype = options->dtype;
-    self->canonical.zero_kind = options->zero_kind;
-    self->canonical.zeros = zeros;
-    if (status) return status;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < words; i++) ((uint64_t *)codes)[i] = random_word(1, (uint64_t)i);
-    if (k & 1)
-        for (int64_t row = 1; row <= n; row++) ((uint8_t *)codes)[row * row_bytes(k) - 1] &= 15;
-    /* Outputs of about 1, whatever K is. */
-    float typical = 0.2f / sqrtf((float)k);
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < n; row++)
-        for (int64_t i = row * self->groups; i < (row + 1) * self->groups; i++) {
-            float scale = typical * (0.5f + random_unit(2, (uint64_t)i)), unit = random_unit(3, (uint64_t)i);
-            (void)w4a16_convert_elements(&scale, W4A16_FP32, (uint16_t *)scales + i, options->dtype, 1);
-            if (options->zero_kind == W4A16_ZERO_FLOAT) ((float *)zeros)[i] = 16 * unit;
-            if (options->zero_kind == W4A16_ZERO_INTEGER) ((uint8_t *)zeros)[i] = (uint8_t)(16 * unit);
-        }
-    if (options->zero_kind == W4A16_ZERO_SYMMETRIC) {
-        free(zeros);
-        self->canonical.zeros = NULL;
-    }
-    return W4A16_OK;
-}
-
-static void free_canonical(comparison *self) {
-    free((void *)(uintptr_t)self->canonical.codes);
-    free((void *)(uintptr_t)self->canonical.scales);
-    free((void *)(uintptr_t)self->canonical.zeros);
-}
-
-static float zero_point(const w4a16_canonical *canonical, int64_t group) {
-    return canonical->zero_kind == W4A16_ZERO_FLOAT     ? ((const float *)canonical->zeros)[group]
-           : canonical->zero_kind == W4A16_ZERO_INTEGER ? (float)((const uint8_t *)canonical->zeros)[group]
-                                                        : 8.0f;
-}
-
-/** dense[n, k]: each (q - z) * s, rounded to the dtype. */
-static w4a16_status decode(const comparison *self, uint16_t *dense) {
-    const w4a16_canonical *canonical = &self->canonical;
-    int64_t n = self->n, k = self->k, groups = self->groups, bad = 0;
-    int64_t group_size = canonical->group_size < 0 ? k : canonical->group_size;
-#pragma omp parallel for schedule(static) reduction(+ : bad)
-    for (int64_t row = 0; row < n; row++) {
-        float *exact = malloc((size_t)groups * 16 * sizeof *exact);
-        uint16_t *rounded = malloc((size_t)groups * 16 * sizeof *rounded);
-        if (!exact || !rounded) bad++;
-        for (int64_t group = 0; !bad && group < groups; group++) {
-            int64_t entry = row * groups + group;
-            float scale = self->values[((const uint16_t *)canonical->scales)[entry]];
-            for (int code = 0; code < 16; code++)
-                exact[group * 16 + code] = ((float)code - zero_point(canonical, entry)) * scale;
-        }
-        if (!bad) {
-            const uint8_t *codes = canonical->codes + row * row_bytes(k);
-            (void)w4a16_convert_elements(exact, W4A16_FP32, rounded, self->options->dtype, (size_t)groups * 16);
-            for (int64_t j = 0; j < k; j++)
-                dense[row * k + j] = rounded[j / group_size * 16 + (codes[j / 2] >> (j & 1) * 4 & 15)];
-        }
-        free(exact);
-        free(rounded);
-    }
-    return bad ? w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: decoding") : W4A16_OK;
-}
-
-/** target[columns, rows] = source[rows, columns] transposed. */
-static void transpose(const uint16_t *source, int64_t rows, int64_t columns, uint16_t *target) {
-    enum { BLOCK = 64 };
-#pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < columns; j += BLOCK)
-        for (int64_t i = 0; i < rows; i += BLOCK)
-            for (int64_t column = j; column < w4_minimum(j + BLOCK, columns); column++)
-                for (int64_t row = i; row < w4_minimum(i + BLOCK, rows); row++)
-                    target[column * rows + row] = source[row * columns + column];
-}
-
-/** a[rows, columns] of roughly normal values. */
-static w4a16_status make_activations(const comparison *self, int64_t rows, int64_t columns, uint16_t *a) {
-    int64_t bad = 0;
-#pragma omp parallel for schedule(static) reduction(+ : bad)
-    for (int64_t row = 0; row < rows; row++) {
-        float *values = malloc((size_t)columns * sizeof *values);
-        for (int64_t j = 0; values && j < columns; j++) values[j] = random_normal(4, (uint64_t)(row * columns + j));
-        if (!values || w4a16_convert_elements(values, W4A16_FP32, a + row * columns, self->options->dtype,
-                                              (size_t)columns) != W4A16_OK)
-            bad++;
-        free(values);
-    }
-    return bad ? w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: activations") : W4A16_OK;
-}
 
 /* ---- Device memory ------------------------------------------------------------------------------------------- */
 
@@ -316,7 +185,7 @@ static w4a16_status make_dense(comparison *self, uint16_t *by_row, uint16_t *by_
     uint64_t bytes = (uint64_t)self->n * (uint64_t)self->k * 2;
     self->dense_copies = cold_copies((double)bytes);
     self->dense_stride = (uint64_t)w4_round_up((int64_t)bytes, 256);
-    W4_TRY(decode(self, by_row));
+    W4_TRY(decode_canonical(&self->canonical, self->values, by_row));
     transpose(by_row, self->n, self->k, by_column);
     for (int layout = 0; layout < 2; layout++) {
         CUdeviceptr *dense = &self->dense[layout];
@@ -333,7 +202,8 @@ static w4a16_status make_shape_arrays(comparison *self) {
              c_count = (uint64_t)self->largest_m * (uint64_t)self->n,
              w_bytes = (uint64_t)self->n * (uint64_t)self->k * 2;
     void *by_row = NULL, *by_column = NULL, *a = NULL, *memory;
-    W4_TRY(make_canonical(self));
+    W4_TRY(random_canonical(self->n, self->k, self->options->group_size, self->options->dtype, self->options->zero_kind,
+                            &self->canonical));
     W4_TRY(make_weights(self));
     w4a16_status status = w4_allocate_aligned(w_bytes, 64, "dense weights", &by_row);
     if (!status) status = w4_allocate_aligned(w_bytes, 64, "dense weights", &by_column);
@@ -342,7 +212,7 @@ static w4a16_status make_shape_arrays(comparison *self) {
     free(by_column);
     if (status) return status;
     status = w4_allocate_aligned(a_count * 2, 64, "activations", &a);
-    if (!status) status = make_activations(self, self->largest_m, self->k, a);
+    if (!status) status = random_activations(self->largest_m, self->k, self->options->dtype, a);
     if (!status) status = w4_cuda_allocate(a_count * 2, "activations", &self->a);
     if (!status) status = copy(self, self->a, of_host(a), a_count * 2);
     free(a);
@@ -362,8 +232,7 @@ static void free_shape(comparison *self) {
     free(self->weights);
     self->weights = NULL;
     self->weight_copies = 0;
-    free_canonical(self);
-    self->canonical = (w4a16_canonical){0};
+    free_random_canonical(&self->canonical);
     device_free(&self->dense[0]);
     device_free(&self->dense[1]);
     device_free(&self->a);
@@ -733,7 +602,6 @@ static void compare_shape(comparison *self, const shape *of) {
     self->n = of->n;
     self->k = of->k;
     self->m = self->largest_m = 1;
-    self->groups = options->group_size < 0 ? 1 : w4_ceil_divide(of->k, options->group_size);
     for (int i = 0; i < options->m_count; i++) self->largest_m = w4_maximum(self->largest_m, options->m[i]);
     if (make_shape_arrays(self))
         report_failure(self, "the arrays");
