@@ -4,6 +4,7 @@ PRESET ?= release
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 60
+BENCH ?=
 
 python = build/venv/bin/python
 # Asked by the shell, after the set-up: make itself expands a whole recipe before it runs the first line.
@@ -18,7 +19,7 @@ check = ctest --preset $(1) -j $(JOBS) --no-tests=error --output-junit $(CURDIR)
 help: ## list the targets
 	@echo "w4a16: 16-bit activations times 4-bit weights. Targets:"
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
-	@echo "Variables: PRESET=release|debug|clang (build, test), PREFIX=$(PREFIX), JOBS=$(JOBS), FUZZ_SECONDS=$(FUZZ_SECONDS)"
+	@echo "Variables: PRESET=release|debug|clang (build, test), PREFIX=$(PREFIX), JOBS=$(JOBS), FUZZ_SECONDS=$(FUZZ_SECONDS), BENCH (options of bench/report.py)"
 
 setup: ## install the missing Debian packages and the Python packages of the tests
 	@tools/setup.sh packages
@@ -39,9 +40,10 @@ test: ## build and run all tests
 	@tools/setup.sh python
 	@$(call check,$(PRESET))
 
-bench: ## time the target shapes with cold weights; a table in build/bench.csv
+bench: ## on a GPU: beside cuBLAS and the limits, into bench/results/, plots in build/release/plots; else the CPU, into build/bench.csv
 	@$(MAKE) --no-print-directory build PRESET=release
-	build/release/cli/w4a16 bench -m 1,2,4,8,16,32,64,128,512 -n 4096 -k 14336 --group-size 128 --csv build/bench.csv --force
+	@tools/setup.sh python
+	@W4A16_BUILD=build/release W4A16_PYTHON=$(python) tools/bench.sh $(BENCH)
 
 install: ## install under PREFIX (DESTDIR is honoured)
 	@$(MAKE) --no-print-directory build PRESET=release

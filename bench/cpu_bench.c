@@ -8,6 +8,7 @@
  * A config that is wrong against fp64 on a sample of C is reported and not timed. */
 #include "backend/cpu/cpu.h"
 #include "core/half.h"
+#include "core/median.h"
 #include "core/memory.h"
 
 #include <math.h>
@@ -42,11 +43,6 @@ static double random_real(uint64_t *state) {
     return (double)(int64_t)next_random(state) * 0x1p-63;
 }
 
-static int compare_times(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /** Relative Frobenius error against fp64, on elements picked at random. */
 static double sample_error(const w4_matrix *matrix, const w4_run *run) {
     uint64_t state = 99;
@@ -73,11 +69,6 @@ typedef struct timing {
     double of_read, of_peak; /* medians of the call's rate over the limit's, measured just after it */
 } timing;
 
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare_times);
-    return values[count / 2];
-}
-
 /** Each call takes the next of `copies` weights, and is followed by one pass of the read loop over another copy and by
  * one burst of multiply-adds: on a machine whose speed drifts only neighbours in time can be compared. */
 static timing time_calls(const w4_device *device, w4_run *run, w4_device_weight **weights, int copies, double flop) {
@@ -94,7 +85,8 @@ static timing time_calls(const w4_device *device, w4_run *run, w4_device_weight 
         of_peak[count] = flop / times[count] / w4_cpu_multiply_rate(device);
         count++;
     }
-    return (timing){median(times, count), median(of_read, count), median(of_peak, count)};
+    size_t calls = (size_t)count;
+    return (timing){w4_median(times, calls), w4_median(of_read, calls), w4_median(of_peak, calls)};
 }
 
 int main(int argc, char **argv) {

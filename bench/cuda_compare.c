@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Time w4a16 against cuBLAS's dense GEMM on one GPU, in one process, ours and theirs in turn; `cuda_compare --help` and
  * docs/cuda-backend.md say how. Nothing is timed before its result was checked. */
-#include "backend/cuda/driver.h"
+#include "backend/cuda/device.h"
+#include "core/file.h"
+#include "core/median.h"
 #include "core/memory.h"
 #include "cublas_lt.h"
+#include "limits.h"
+#include "random_data.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -11,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { EXIT_WRONG = 1, EXIT_USAGE = 2, EXIT_NO_GPU = 3, EXIT_NO_CUBLAS = 4 };
 
@@ -24,10 +29,11 @@ enum {
     MAX_ROUNDS = 4000,
     WARM_UP_ROUNDS = 3,
     MIN_ROUNDS = 10,
-    CHOICE_ROUNDS = 3 /* of each candidate, at least, where the best of several is looked for */
+    CHOICE_ROUNDS = 3, /* of each candidate, at least, where the best of several is looked for */
+    THEIR_ROWS = 64    /* of cuBLAS's result, evenly spread, that are compared: it is not what is on trial */
 };
 static const double COLD_BYTES = 4e8;
-static const double CHOICE_SECONDS = 0.02;
+static const double CHOICE_SECONDS = 0.01, LIMIT_SECONDS = 0.02;
 static const size_t LT_WORKSPACE_BYTES = (size_t)64 << 20;
 static const double ERROR_LIMIT = 3e-3; /* relative Frobenius, ours against dense weights rounded to 16 bits */
 
@@ -40,6 +46,11 @@ static const char help[] =
     "graphs are replayed in turn, 10 times each or more, with events between; medians count. cuBLAS may take the\n"
     "better of both layouts of W and the best of 5 algorithms for each, with 64 MiB of workspace.\n"
     "Before that, the result is compared with cuBLAS's on the decoded weights (fp32 output): relative error < 3e-3.\n\n"
+    "The limits are measured beside it: reading as many bytes as the packed weight, cold, by kernels in a row that "
+    "may\n"
+    "start while the one before runs (read_us) or may not (read_alone_us), before a shape's points; multiplying alone "
+    "on\n"
+    "the tensor cores (peak_tflops), right after each point.\n\n"
     "  -m, --m LIST          tokens (default 1,2,4,8,16,32,64,128,256,512,1024,2048,4096,8192)\n"
     "  -s, --shapes LIST     NxK,NxK,... (default: the seven of Llama 3 8B and 70B)\n"
     "      --config NAME     a config as `w4a16 configs` names it, or all-best: each feasible one is timed, the best\n"
@@ -50,7 +61,8 @@ static const char help[] =
     "      --seconds S       time budget of each side of a point, 0 to 60 (default 0.3)\n"
     "      --csv FILE        also write the points to a new CSV file: "
     "n,k,m,dtype,group,zeros,config,ours_us,cublas_us,\n"
-    "                        ratio (cublas_us / ours_us),tflops (ours),rel_error\n"
+    "                        ratio (cublas_us / ours_us),tflops (ours),rel_error,weight_bytes,read_us,read_alone_us,\n"
+    "                        peak_tflops; it appears when it is complete\n"
     "      --cublas PATH     libcublasLt: the file, or the folder that holds it (default: where the loader looks, "
     "then\n"
     "                        /usr/local/cuda/lib64)\n"
@@ -78,17 +90,20 @@ typedef struct arguments {
     double seconds;
 } arguments;
 
-/** A way to multiply that could be timed: one of our configs, or one algorithm of cuBLAS on one layout of W. */
+typedef enum candidate_kind { OURS, THEIRS, READ, READ_ALONE, MULTIPLY } candidate_kind;
+
+/** Something to be timed: one of our configs, one algorithm of cuBLAS on one layout of W, or one of the limits. */
 typedef struct candidate {
+    candidate_kind kind;
     char name[96];
-    w4a16_plan **plans; /* ours: one for each copy of the weight; NULL for cuBLAS */
+    w4a16_plan **plans; /* ours: one for each copy of the weight */
     size_t copies;
     CUdeviceptr workspace; /* ours, its own */
     size_t workspace_bytes;
     lt_weight_layout layout; /* cuBLAS's */
     lt_algorithm algorithm;
     CUgraphExec graph; /* over all copies */
-    double seconds;    /* of one multiplication, where it was timed */
+    double seconds;    /* of one call, where it was timed */
 } candidate;
 
 typedef struct comparison {
@@ -96,21 +111,25 @@ typedef struct comparison {
     w4a16_context *context;
     w4a16_device_info device;
     lt_library lt;
+    limits limits;
     CUcontext primary;
     CUstream stream;
     CUevent events[ROUNDS_PER_BATCH * MAX_SLOTS + 1];
     float values[1 << 16]; /* of each bit pattern of the dtype */
     FILE *csv;
+    w4_output csv_output;
     int failures;
     double log_ratios[MAX_LIST]; /* sums over the shapes, for each M */
     int ratios[MAX_LIST];
 
     /* Of the shape. */
-    int64_t n, k, groups, largest_m;
+    int64_t n, k, largest_m;
     w4a16_canonical canonical;
     w4a16_weight **weights;
     size_t weight_copies, dense_copies;
     uint64_t dense_stride;       /* bytes from copy to copy */
+    uint64_t weight_bytes;       /* packed */
+    double read, read_alone;     /* seconds for as many; 0: kernels do not overlap on this GPU */
     CUdeviceptr dense[2];        /* by layout */
     CUdeviceptr a, c, workspace; /* the workspace is cuBLAS's; C is both sides' */
     CUdeviceptr reference;       /* [m, n] of fp32 */
@@ -122,158 +141,21 @@ typedef struct comparison {
     lt_product products[2]; /* by layout */
 } comparison;
 
-/* ---- Random data --------------------------------------------------------------------------------------------- */
-
-/** Word `index` of a stream: splitmix64 (Steele, Lea, Flood, 2014), whose state is a counter, so that threads can fill
- * an array together and the content does not depend on how many they are. */
-static uint64_t random_word(uint64_t seed, uint64_t index) {
-    uint64_t z = (seed << 40) + (index + 1) * UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-/** Uniform in [0, 1). */
-static float random_unit(uint64_t seed, uint64_t index) {
-    return (float)(random_word(seed, index) >> 40) * 0x1p-24f;
-}
-
-/** Roughly normal with variance 1: the sum of four uniforms. */
-static float random_normal(uint64_t seed, uint64_t index) {
-    uint64_t word = random_word(seed, index);
-    int64_t sum = (int64_t)((word & 0xffff) + (word >> 16 & 0xffff) + (word >> 32 & 0xffff) + (word >> 48));
-    return (float)(sum - 2 * 0xffff) * (1.7320508f / 0x1p16f);
-}
-
-static int64_t row_bytes(int64_t k) {
-    return w4_ceil_divide(k, 2);
-}
-
-/** Codes, scales and zero points of the shape, in memory that free_canonical gives back. */
-static w4a16_status make_canonical(comparison *self) {
-    const arguments *options = self->options;
-    int64_t n = self->n, k = self->k, entries = n * self->groups, words = w4_ceil_divide(n * row_bytes(k), 8);
-    void *codes = NULL, *scales = NULL, *zeros = NULL;
-    w4a16_status status = w4_allocate((uint64_t)words * 8, "codes", &codes);
-    if (!status) status = w4_allocate((uint64_t)entries * 2, "scales", &scales);
-    if (!status) status = w4_allocate((uint64_t)entries * sizeof(float), "zero points", &zeros);
-    w4a16_canonical_init(&self->canonical);
-    self->canonical.n = n;
-    self->canonical.k = k;
-    self->canonical.group_size = options->group_size;
-    self->canonical.codes = codes;
-    self->canonical.scales = scales;
-    self->canonical.scale_dtype = options->dtype;
-    self->canonical.zero_kind = options->zero_kind;
-    self->canonical.zeros = zeros;
-    if (status) return status;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < words; i++) ((uint64_t *)codes)[i] = random_word(1, (uint64_t)i);
-    if (k & 1)
-        for (int64_t row = 1; row <= n; row++) ((uint8_t *)codes)[row * row_bytes(k) - 1] &= 15;
-    /* Outputs of about 1, whatever K is. */
-    float typical = 0.2f / sqrtf((float)k);
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < n; row++)
-        for (int64_t i = row * self->groups; i < (row + 1) * self->groups; i++) {
-            float scale = typical * (0.5f + random_unit(2, (uint64_t)i)), unit = random_unit(3, (uint64_t)i);
-            (void)w4a16_convert_elements(&scale, W4A16_FP32, (uint16_t *)scales + i, options->dtype, 1);
-            if (options->zero_kind == W4A16_ZERO_FLOAT) ((float *)zeros)[i] = 16 * unit;
-            if (options->zero_kind == W4A16_ZERO_INTEGER) ((uint8_t *)zeros)[i] = (uint8_t)(16 * unit);
-        }
-    if (options->zero_kind == W4A16_ZERO_SYMMETRIC) {
-        free(zeros);
-        self->canonical.zeros = NULL;
-    }
-    return W4A16_OK;
-}
-
-static void free_canonical(comparison *self) {
-    free((void *)(uintptr_t)self->canonical.codes);
-    free((void *)(uintptr_t)self->canonical.scales);
-    free((void *)(uintptr_t)self->canonical.zeros);
-}
-
-static float zero_point(const w4a16_canonical *canonical, int64_t group) {
-    return canonical->zero_kind == W4A16_ZERO_FLOAT     ? ((const float *)canonical->zeros)[group]
-           : canonical->zero_kind == W4A16_ZERO_INTEGER ? (float)((const uint8_t *)canonical->zeros)[group]
-                                                        : 8.0f;
-}
-
-/** dense[n, k]: each (q - z) * s, rounded to the dtype. */
-static w4a16_status decode(const comparison *self, uint16_t *dense) {
-    const w4a16_canonical *canonical = &self->canonical;
-    int64_t n = self->n, k = self->k, groups = self->groups, bad = 0;
-    int64_t group_size = canonical->group_size < 0 ? k : canonical->group_size;
-#pragma omp parallel for schedule(static) reduction(+ : bad)
-    for (int64_t row = 0; row < n; row++) {
-        float *exact = malloc((size_t)groups * 16 * sizeof *exact);
-        uint16_t *rounded = malloc((size_t)groups * 16 * sizeof *rounded);
-        if (!exact || !rounded) bad++;
-        for (int64_t group = 0; !bad && group < groups; group++) {
-            int64_t entry = row * groups + group;
-            float scale = self->values[((const uint16_t *)canonical->scales)[entry]];
-            for (int code = 0; code < 16; code++)
-                exact[group * 16 + code] = ((float)code - zero_point(canonical, entry)) * scale;
-        }
-        if (!bad) {
-            const uint8_t *codes = canonical->codes + row * row_bytes(k);
-            (void)w4a16_convert_elements(exact, W4A16_FP32, rounded, self->options->dtype, (size_t)groups * 16);
-            for (int64_t j = 0; j < k; j++)
-                dense[row * k + j] = rounded[j / group_size * 16 + (codes[j / 2] >> (j & 1) * 4 & 15)];
-        }
-        free(exact);
-        free(rounded);
-    }
-    return bad ? w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: decoding") : W4A16_OK;
-}
-
-/** target[columns, rows] = source[rows, columns] transposed. */
-static void transpose(const uint16_t *source, int64_t rows, int64_t columns, uint16_t *target) {
-    enum { BLOCK = 64 };
-#pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < columns; j += BLOCK)
-        for (int64_t i = 0; i < rows; i += BLOCK)
-            for (int64_t column = j; column < w4_minimum(j + BLOCK, columns); column++)
-                for (int64_t row = i; row < w4_minimum(i + BLOCK, rows); row++)
-                    target[column * rows + row] = source[row * columns + column];
-}
-
-/** a[rows, columns] of roughly normal values. */
-static w4a16_status make_activations(const comparison *self, int64_t rows, int64_t columns, uint16_t *a) {
-    int64_t bad = 0;
-#pragma omp parallel for schedule(static) reduction(+ : bad)
-    for (int64_t row = 0; row < rows; row++) {
-        float *values = malloc((size_t)columns * sizeof *values);
-        for (int64_t j = 0; values && j < columns; j++) values[j] = random_normal(4, (uint64_t)(row * columns + j));
-        if (!values || w4a16_convert_elements(values, W4A16_FP32, a + row * columns, self->options->dtype,
-                                              (size_t)columns) != W4A16_OK)
-            bad++;
-        free(values);
-    }
-    return bad ? w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: activations") : W4A16_OK;
-}
-
 /* ---- Device memory ------------------------------------------------------------------------------------------- */
 
-static w4a16_status device_allocate(uint64_t bytes, const char *what, CUdeviceptr *memory) {
-    w4a16_status status = w4_cuda_call(cuMemAlloc, memory, bytes ? bytes : 1);
-    return status ? w4_fail_context(status, "%s, %.1f MB: ", what, (double)bytes * 1e-6) : status;
+/** Between host and device, either way; all memory has one space of addresses. */
+static w4a16_status copy(const comparison *self, CUdeviceptr target, CUdeviceptr source, uint64_t bytes) {
+    W4_TRY(w4_cuda_call(cuMemcpyAsync, target, source, bytes, self->stream));
+    return w4_cuda_call(cuStreamSynchronize, self->stream);
+}
+
+static CUdeviceptr of_host(const void *memory) {
+    return (CUdeviceptr)(uintptr_t)memory;
 }
 
 static void device_free(CUdeviceptr *memory) {
-    if (*memory) (void)w4_cuda_driver_get()->cuMemFree(*memory);
+    w4_cuda_free(*memory);
     *memory = 0;
-}
-
-static w4a16_status copy_in(const comparison *self, CUdeviceptr target, const void *source, uint64_t bytes) {
-    W4_TRY(w4_cuda_call(cuMemcpyHtoDAsync, target, source, bytes, self->stream));
-    return w4_cuda_call(cuStreamSynchronize, self->stream);
-}
-
-static w4a16_status copy_out(const comparison *self, void *target, CUdeviceptr source, uint64_t bytes) {
-    W4_TRY(w4_cuda_call(cuMemcpyDtoHAsync, target, source, bytes, self->stream));
-    return w4_cuda_call(cuStreamSynchronize, self->stream);
 }
 
 /* ---- The shape ----------------------------------------------------------------------------------------------- */
@@ -292,6 +174,7 @@ static w4a16_status make_weights(comparison *self) {
         W4_TRY(w4a16_weight_create(self->context, &self->canonical, &self->weights[self->weight_copies]));
         if (self->weight_copies++) continue;
         W4_TRY(w4a16_weight_query(self->weights[0], &info));
+        self->weight_bytes = info.device_bytes;
         wanted = cold_copies((double)info.device_bytes);
     }
     return W4A16_OK;
@@ -302,12 +185,12 @@ static w4a16_status make_dense(comparison *self, uint16_t *by_row, uint16_t *by_
     uint64_t bytes = (uint64_t)self->n * (uint64_t)self->k * 2;
     self->dense_copies = cold_copies((double)bytes);
     self->dense_stride = (uint64_t)w4_round_up((int64_t)bytes, 256);
-    W4_TRY(decode(self, by_row));
+    W4_TRY(decode_canonical(&self->canonical, self->values, by_row));
     transpose(by_row, self->n, self->k, by_column);
     for (int layout = 0; layout < 2; layout++) {
         CUdeviceptr *dense = &self->dense[layout];
-        W4_TRY(device_allocate(self->dense_stride * self->dense_copies, "dense weights", dense));
-        W4_TRY(copy_in(self, *dense, layout == LT_WEIGHT_NK ? by_row : by_column, bytes));
+        W4_TRY(w4_cuda_allocate(self->dense_stride * self->dense_copies, "dense weights", dense));
+        W4_TRY(copy(self, *dense, of_host(layout == LT_WEIGHT_NK ? by_row : by_column), bytes));
         for (size_t i = 1; i < self->dense_copies; i++)
             W4_TRY(w4_cuda_call(cuMemcpyAsync, *dense + i * self->dense_stride, *dense, bytes, self->stream));
     }
@@ -319,7 +202,8 @@ static w4a16_status make_shape_arrays(comparison *self) {
              c_count = (uint64_t)self->largest_m * (uint64_t)self->n,
              w_bytes = (uint64_t)self->n * (uint64_t)self->k * 2;
     void *by_row = NULL, *by_column = NULL, *a = NULL, *memory;
-    W4_TRY(make_canonical(self));
+    W4_TRY(random_canonical(self->n, self->k, self->options->group_size, self->options->dtype, self->options->zero_kind,
+                            &self->canonical));
     W4_TRY(make_weights(self));
     w4a16_status status = w4_allocate_aligned(w_bytes, 64, "dense weights", &by_row);
     if (!status) status = w4_allocate_aligned(w_bytes, 64, "dense weights", &by_column);
@@ -328,14 +212,14 @@ static w4a16_status make_shape_arrays(comparison *self) {
     free(by_column);
     if (status) return status;
     status = w4_allocate_aligned(a_count * 2, 64, "activations", &a);
-    if (!status) status = make_activations(self, self->largest_m, self->k, a);
-    if (!status) status = device_allocate(a_count * 2, "activations", &self->a);
-    if (!status) status = copy_in(self, self->a, a, a_count * 2);
+    if (!status) status = random_activations(self->largest_m, self->k, self->options->dtype, a);
+    if (!status) status = w4_cuda_allocate(a_count * 2, "activations", &self->a);
+    if (!status) status = copy(self, self->a, of_host(a), a_count * 2);
     free(a);
     if (status) return status;
-    W4_TRY(device_allocate(c_count * 2, "outputs", &self->c));
-    W4_TRY(device_allocate(c_count * sizeof(float), "reference outputs", &self->reference));
-    W4_TRY(device_allocate(LT_WORKSPACE_BYTES, "a workspace", &self->workspace));
+    W4_TRY(w4_cuda_allocate(c_count * 2, "outputs", &self->c));
+    W4_TRY(w4_cuda_allocate(c_count * sizeof(float), "reference outputs", &self->reference));
+    W4_TRY(w4_cuda_allocate(LT_WORKSPACE_BYTES, "a workspace", &self->workspace));
     W4_TRY(w4_allocate_aligned(c_count * 2, 64, "outputs", &memory));
     self->host_c = memory;
     W4_TRY(w4_allocate_aligned(c_count * sizeof(float), 64, "reference outputs", &memory));
@@ -348,8 +232,7 @@ static void free_shape(comparison *self) {
     free(self->weights);
     self->weights = NULL;
     self->weight_copies = 0;
-    free_canonical(self);
-    self->canonical = (w4a16_canonical){0};
+    free_random_canonical(&self->canonical);
     device_free(&self->dense[0]);
     device_free(&self->dense[1]);
     device_free(&self->a);
@@ -364,17 +247,36 @@ static void free_shape(comparison *self) {
 
 /* ---- Candidates ---------------------------------------------------------------------------------------------- */
 
-static w4a16_status call(const comparison *self, const candidate *which, size_t copy) {
-    if (which->plans)
-        return w4a16_gemm(which->plans[copy], (const void *)(uintptr_t)self->a, self->k, (void *)(uintptr_t)self->c,
+/** The bytes that are read for a weight, in a multiple of 16. */
+static uint64_t read_bytes(const comparison *self) {
+    return self->weight_bytes / 16 * 16;
+}
+
+/** @param index of the copy of the weight that this call takes */
+static w4a16_status call(const comparison *self, const candidate *which, size_t index) {
+    switch (which->kind) {
+    case OURS:
+        return w4a16_gemm(which->plans[index], (const void *)(uintptr_t)self->a, self->k, (void *)(uintptr_t)self->c,
                           self->n, self->m, (void *)(uintptr_t)which->workspace, which->workspace_bytes, self->stream);
-    return lt_product_run(&self->lt, &self->products[which->layout], &which->algorithm,
-                          self->dense[which->layout] + copy * self->dense_stride, self->a, self->c, self->workspace,
-                          LT_WORKSPACE_BYTES, self->stream);
+    case THEIRS:
+        return lt_product_run(&self->lt, &self->products[which->layout], &which->algorithm,
+                              self->dense[which->layout] + index * self->dense_stride, self->a, self->c,
+                              self->workspace, LT_WORKSPACE_BYTES, self->stream);
+    case MULTIPLY:
+        return limits_multiply(&self->limits, self->stream);
+    default:
+        return limits_read(&self->limits, self->dense[0] + index * read_bytes(self), read_bytes(self),
+                           which->kind == READ, self->stream);
+    }
+}
+
+static void free_graph(candidate *which) {
+    if (which->graph) (void)w4_cuda_driver_get()->cuGraphExecDestroy(which->graph);
+    which->graph = NULL;
 }
 
 static void free_candidate(candidate *which) {
-    if (which->graph) (void)w4_cuda_driver_get()->cuGraphExecDestroy(which->graph);
+    free_graph(which);
     for (size_t i = 0; which->plans && i < which->copies; i++) w4a16_plan_destroy(which->plans[i]);
     free(which->plans);
     device_free(&which->workspace);
@@ -390,29 +292,38 @@ static w4a16_status make_ours(const comparison *self, const char *config, candid
     options.m_min = options.m_max = self->m;
     options.a_dtype = options.c_dtype = self->options->dtype;
     options.config = config;
-    *made = (candidate){.copies = self->weight_copies};
+    *made = (candidate){.kind = OURS, .copies = self->weight_copies};
     W4_TRY(w4_allocate(made->copies * sizeof *made->plans, "plans", &memory));
     made->plans = memory;
     for (size_t i = 0; i < made->copies; i++) W4_TRY(w4a16_plan_create(self->weights[i], &options, &made->plans[i]));
     W4_TRY(w4a16_plan_query(made->plans[0], &info));
     snprintf(made->name, sizeof made->name, "%s", info.config);
     made->workspace_bytes = info.workspace_bytes;
-    return info.workspace_bytes ? device_allocate(info.workspace_bytes, "a workspace", &made->workspace) : W4A16_OK;
+    return info.workspace_bytes ? w4_cuda_allocate(info.workspace_bytes, "a workspace", &made->workspace) : W4A16_OK;
 }
 
-/** Fill C with NaN, multiply, and compare all of it with the expected result. @param replay the graph instead of one
- * call */
+/** Fill C with NaN, multiply, and compare with the expected result: all of ours, some rows of cuBLAS's. @param replay
+ * the graph instead of one call */
 static w4a16_status find_error(const comparison *self, const candidate *which, bool replay, double *error) {
-    int64_t n = self->n, m = self->m;
+    int64_t n = self->n, m = self->m, step = which->kind == OURS ? 1 : w4_ceil_divide(m, THEIR_ROWS);
+    int64_t rows = w4_ceil_divide(m, step);
     double difference = 0, total = 0;
-    uint64_t bytes = (uint64_t)m * (uint64_t)n * 2;
-    W4_TRY(w4_cuda_call(cuMemsetD8Async, self->c, 0xff, bytes, self->stream));
+    CUDA_MEMCPY2D some = {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+                          .srcDevice = self->c,
+                          .srcPitch = (size_t)(step * n) * 2,
+                          .dstMemoryType = CU_MEMORYTYPE_HOST,
+                          .dstHost = self->host_c,
+                          .dstPitch = (size_t)n * 2,
+                          .WidthInBytes = (size_t)n * 2,
+                          .Height = (size_t)rows};
+    W4_TRY(w4_cuda_call(cuMemsetD8Async, self->c, 0xff, (size_t)(m * n) * 2, self->stream));
     W4_TRY(replay ? w4_cuda_call(cuGraphLaunch, which->graph, self->stream) : call(self, which, 0));
-    W4_TRY(copy_out(self, self->host_c, self->c, bytes));
+    W4_TRY(w4_cuda_call(cuMemcpy2DAsync, &some, self->stream));
+    W4_TRY(w4_cuda_call(cuStreamSynchronize, self->stream));
 #pragma omp parallel for schedule(static) reduction(+ : difference, total)
-    for (int64_t row = 0; row < m; row++)
-        for (int64_t i = row * n; i < (row + 1) * n; i++) {
-            double wanted = self->expected[i], got = self->values[self->host_c[i]];
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < n; i++) {
+            double wanted = self->expected[row * step * n + i], got = self->values[self->host_c[row * n + i]];
             difference += (got - wanted) * (got - wanted);
             total += wanted * wanted;
         }
@@ -456,27 +367,17 @@ static w4a16_status make_expected(comparison *self) {
         status = lt_product_run(&self->lt, &product, &algorithm, self->dense[LT_WEIGHT_NK], self->a, self->reference,
                                 self->workspace, LT_WORKSPACE_BYTES, self->stream);
     if (!status)
-        status = copy_out(self, self->expected, self->reference,
-                          (uint64_t)self->m * (uint64_t)self->n * sizeof *self->expected);
+        status = copy(self, of_host(self->expected), self->reference,
+                      (uint64_t)self->m * (uint64_t)self->n * sizeof *self->expected);
     lt_product_destroy(&self->lt, &product);
     return status;
 }
 
 /* ---- Timing -------------------------------------------------------------------------------------------------- */
 
-static int compare_floats(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(float *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, compare_floats);
-    return count % 2 ? (double)values[count / 2] : ((double)values[count / 2 - 1] + (double)values[count / 2]) / 2;
-}
-
 /** `rounds` rounds of all slots' graphs, one after the other; times[slot * MAX_ROUNDS + done + ...] in milliseconds. */
 static w4a16_status replay_rounds(const comparison *self, candidate *const *slots, int slot_count, int rounds, int done,
-                                  float *times) {
+                                  double *times) {
     int replays = rounds * slot_count;
     for (int i = 0; i < replays; i++) {
         W4_TRY(w4_cuda_call(cuEventRecord, self->events[i], self->stream));
@@ -484,9 +385,11 @@ static w4a16_status replay_rounds(const comparison *self, candidate *const *slot
     }
     W4_TRY(w4_cuda_call(cuEventRecord, self->events[replays], self->stream));
     W4_TRY(w4_cuda_call(cuEventSynchronize, self->events[replays]));
-    for (int i = 0; i < replays; i++)
-        W4_TRY(w4_cuda_call(cuEventElapsedTime, &times[i % slot_count * MAX_ROUNDS + done + i / slot_count],
-                            self->events[i], self->events[i + 1]));
+    for (int i = 0; i < replays; i++) {
+        float milliseconds = 0;
+        W4_TRY(w4_cuda_call(cuEventElapsedTime, &milliseconds, self->events[i], self->events[i + 1]));
+        times[i % slot_count * MAX_ROUNDS + done + i / slot_count] = (double)milliseconds;
+    }
     return W4A16_OK;
 }
 
@@ -495,8 +398,8 @@ static w4a16_status replay_rounds(const comparison *self, candidate *const *slot
 static w4a16_status time_in_turn(const comparison *self, candidate *const *slots, int slot_count, int warm_up,
                                  int least, double seconds) {
     void *memory;
-    W4_TRY(w4_allocate((uint64_t)slot_count * MAX_ROUNDS * sizeof(float), "times", &memory));
-    float *times = memory;
+    W4_TRY(w4_allocate((uint64_t)slot_count * MAX_ROUNDS * sizeof(double), "times", &memory));
+    double *times = memory;
     double total = 0;
     int rounds = 0;
     w4a16_status status = replay_rounds(self, slots, slot_count, warm_up, 0, times);
@@ -504,12 +407,12 @@ static w4a16_status time_in_turn(const comparison *self, candidate *const *slots
         int batch = (int)w4_minimum(ROUNDS_PER_BATCH, least);
         status = replay_rounds(self, slots, slot_count, batch, rounds, times);
         for (int slot = 0; !status && slot < slot_count; slot++)
-            for (int i = rounds; i < rounds + batch; i++)
-                total += (double)times[slot * MAX_ROUNDS + i] * 1e-3 / slot_count;
+            for (int i = rounds; i < rounds + batch; i++) total += times[slot * MAX_ROUNDS + i] * 1e-3 / slot_count;
         rounds += batch;
     }
     for (int slot = 0; !status && slot < slot_count; slot++)
-        slots[slot]->seconds = median(times + slot * MAX_ROUNDS, rounds) * 1e-3 / (double)slots[slot]->copies;
+        slots[slot]->seconds =
+            w4_median(times + slot * MAX_ROUNDS, (size_t)rounds) * 1e-3 / (double)slots[slot]->copies;
     free(times);
     return status;
 }
@@ -529,6 +432,37 @@ static w4a16_status find_best(const comparison *self, candidate *candidates, int
     W4_TRY(time_in_turn(self, slots, slot_count, 1, CHOICE_ROUNDS, CHOICE_SECONDS));
     for (int i = 1; i < count; i++)
         if (candidates[i].seconds < (*best)->seconds) *best = &candidates[i];
+    return W4A16_OK;
+}
+
+/* ---- Limits -------------------------------------------------------------------------------------------------- */
+
+/** Time one or two limits, in turn. */
+static w4a16_status time_limits(const comparison *self, candidate *these, int count) {
+    candidate *slots[] = {&these[0], &these[count - 1]};
+    w4a16_status status = W4A16_OK;
+    for (int i = 0; !status && i < count; i++) status = capture(self, &these[i]);
+    if (!status) status = time_in_turn(self, slots, count, WARM_UP_ROUNDS, MIN_ROUNDS, LIMIT_SECONDS);
+    for (int i = 0; i < count; i++) free_graph(&these[i]);
+    return status;
+}
+
+/** What reading a weight of this shape takes at least, in memory that no cache holds: the dense weights'. */
+static w4a16_status measure_reads(comparison *self) {
+    size_t copies =
+        (size_t)w4_minimum((int64_t)(self->dense_stride * self->dense_copies / read_bytes(self)), MAX_COPIES);
+    candidate reads[] = {{.kind = READ_ALONE, .copies = copies}, {.kind = READ, .copies = copies}};
+    W4_TRY(time_limits(self, reads, self->limits.overlaps ? 2 : 1));
+    self->read_alone = reads[0].seconds;
+    self->read = reads[1].seconds;
+    return W4A16_OK;
+}
+
+/** What the tensor cores reach at this moment, as hot as the GPU is: operations a second. */
+static w4a16_status measure_peak(const comparison *self, double *peak) {
+    candidate multiply = {.kind = MULTIPLY, .copies = 1};
+    W4_TRY(time_limits(self, &multiply, 1));
+    *peak = limits_multiply_flop(&self->limits) / multiply.seconds;
     return W4A16_OK;
 }
 
@@ -552,7 +486,7 @@ static w4a16_status make_theirs(comparison *self, lt_weight_layout layout, candi
     for (int i = 0; !status && i < found; i++) {
         candidate *made = &candidates[*count];
         double error;
-        *made = (candidate){.copies = self->dense_copies, .layout = layout, .algorithm = algorithms[i]};
+        *made = (candidate){.kind = THEIRS, .copies = self->dense_copies, .layout = layout, .algorithm = algorithms[i]};
         snprintf(made->name, sizeof made->name, "%s#%d", layout == LT_WEIGHT_NK ? "NK" : "KN", i);
         /* Also because a kernel's first call may load it, which a capture forbids. */
         status = check(self, made, false, &error);
@@ -602,7 +536,17 @@ static w4a16_status make_all_of_ours(comparison *self, candidate *candidates, do
     return *count ? W4A16_OK : w4_fail(W4A16_ERROR_UNSUPPORTED, "no config can run this point");
 }
 
-static void print_point(comparison *self, const candidate *ours, const candidate *theirs, double error, int m_index) {
+/** Seconds as a cell of the CSV file; empty where there is no such time. */
+static const char *microseconds(double seconds, char text[32]) {
+    if (seconds > 0)
+        snprintf(text, 32, "%.4f", seconds * 1e6);
+    else
+        *text = 0;
+    return text;
+}
+
+static void print_point(comparison *self, const candidate *ours, const candidate *theirs, double error, double peak,
+                        int m_index) {
     static const char *const zero_names[] = {"none", "integer", "float"};
     const arguments *options = self->options;
     double ratio = theirs->seconds / ours->seconds;
@@ -614,17 +558,18 @@ static void print_point(comparison *self, const candidate *ours, const candidate
            error);
     fflush(stdout);
     if (!self->csv) return;
-    fprintf(self->csv, "%lld,%lld,%lld,%s,%lld,%s,%s,%.4f,%.4f,%.4f,%.2f,%.3g\n", (long long)self->n,
+    char read[32], read_alone[32];
+    fprintf(self->csv, "%lld,%lld,%lld,%s,%lld,%s,%s,%.4f,%.4f,%.4f,%.2f,%.3g,%llu,%s,%s,%.2f\n", (long long)self->n,
             (long long)self->k, (long long)self->m, w4a16_dtype_name(options->dtype), (long long)options->group_size,
             zero_names[options->zero_kind], ours->name, ours->seconds * 1e6, theirs->seconds * 1e6, ratio, tflops,
-            error);
-    fflush(self->csv);
+            error, (unsigned long long)self->weight_bytes, microseconds(self->read, read),
+            microseconds(self->read_alone, read_alone), peak * 1e-12);
 }
 
 static w4a16_status compare(comparison *self, candidate *ours, double *errors, int *our_count, candidate *theirs,
                             int *their_count, int m_index) {
     candidate *our_best, *their_best;
-    double error;
+    double error, peak;
     W4_TRY(make_expected(self));
     W4_TRY(make_theirs(self, LT_WEIGHT_NK, theirs, their_count));
     W4_TRY(make_theirs(self, LT_WEIGHT_KN, theirs, their_count));
@@ -634,9 +579,10 @@ static w4a16_status compare(comparison *self, candidate *ours, double *errors, i
     W4_TRY(find_best(self, ours, *our_count, their_best, &our_best));
     candidate *both[] = {our_best, their_best};
     W4_TRY(time_in_turn(self, both, 2, WARM_UP_ROUNDS, MIN_ROUNDS, self->options->seconds));
+    W4_TRY(measure_peak(self, &peak));
     /* What was timed were calls back to back: they must be right, too. */
     W4_TRY(check(self, our_best, true, &error));
-    print_point(self, our_best, their_best, fmax(error, errors[our_best - ours]), m_index);
+    print_point(self, our_best, their_best, fmax(error, errors[our_best - ours]), peak, m_index);
     return W4A16_OK;
 }
 
@@ -656,10 +602,11 @@ static void compare_shape(comparison *self, const shape *of) {
     self->n = of->n;
     self->k = of->k;
     self->m = self->largest_m = 1;
-    self->groups = options->group_size < 0 ? 1 : w4_ceil_divide(of->k, options->group_size);
     for (int i = 0; i < options->m_count; i++) self->largest_m = w4_maximum(self->largest_m, options->m[i]);
     if (make_shape_arrays(self))
         report_failure(self, "the arrays");
+    else if (measure_reads(self))
+        report_failure(self, "reading memory");
     else
         for (int i = 0; i < options->m_count; i++) compare_point(self, i);
     free_shape(self);
@@ -781,6 +728,7 @@ static w4a16_status start(comparison *self) {
     W4_TRY(w4_cuda_call(cuStreamCreate, &self->stream, CU_STREAM_NON_BLOCKING));
     for (size_t i = 0; i < sizeof self->events / sizeof *self->events; i++)
         W4_TRY(w4_cuda_call(cuEventCreate, &self->events[i], CU_EVENT_DEFAULT));
+    W4_TRY(limits_open(0, &self->limits));
     W4_TRY(lt_begin(&self->lt));
     for (uint32_t bits = 0; bits < 1 << 16; bits++) {
         uint16_t element = (uint16_t)bits;
@@ -793,6 +741,7 @@ static void finish(comparison *self) {
     const w4_cuda_driver *driver = w4_cuda_driver_get();
     CUcontext popped;
     lt_end(&self->lt);
+    limits_close(&self->limits);
     for (size_t i = 0; i < sizeof self->events / sizeof *self->events; i++)
         if (self->events[i]) (void)driver->cuEventDestroy(self->events[i]);
     if (self->stream) (void)driver->cuStreamDestroy(self->stream);
@@ -829,7 +778,8 @@ static void compare_all(comparison *self) {
     print_heading(stdout, self);
     if (self->csv) {
         print_heading(self->csv, self);
-        fprintf(self->csv, "n,k,m,dtype,group,zeros,config,ours_us,cublas_us,ratio,tflops,rel_error\n");
+        fprintf(self->csv, "n,k,m,dtype,group,zeros,config,ours_us,cublas_us,ratio,tflops,rel_error,weight_bytes,"
+                           "read_us,read_alone_us,peak_tflops\n");
     }
     printf("%6s %6s %6s  %-32s %10s %10s %-5s %7s %8s %9s\n", "N", "K", "M", "config", "ours us", "cuBLAS us", "its",
            "ratio", "TFLOP/s", "error");
@@ -838,6 +788,23 @@ static void compare_all(comparison *self) {
         if (self->ratios[i])
             printf("M %lld: ratio %.3f, geometric mean over %d shapes\n", (long long)options->m[i],
                    exp(self->log_ratios[i] / self->ratios[i]), self->ratios[i]);
+}
+
+/** The file takes its name when it is complete. */
+static w4a16_status open_csv(comparison *self) {
+    W4_TRY(w4_output_open(self->options->csv, false, &self->csv_output));
+    int descriptor = dup(self->csv_output.descriptor);
+    self->csv = descriptor < 0 ? NULL : fdopen(descriptor, "w");
+    if (self->csv) return W4A16_OK;
+    w4_output_abandon(&self->csv_output);
+    return w4_fail(W4A16_ERROR_IO, "%s: %s", self->options->csv, strerror(errno));
+}
+
+static w4a16_status close_csv(comparison *self) {
+    if (fclose(self->csv) == 0) return w4_output_commit(&self->csv_output);
+    int error = errno;
+    w4_output_abandon(&self->csv_output);
+    return w4_fail(W4A16_ERROR_IO, "%s: %s", self->options->csv, strerror(error));
 }
 
 int main(int argc, char **argv) {
@@ -865,9 +832,9 @@ int main(int argc, char **argv) {
         finish(&self);
         return EXIT_NO_CUBLAS;
     }
-    if (options.csv && !(self.csv = fopen(options.csv, "wx"))) {
-        fprintf(stderr, "cuda_compare: --csv %s: %s; give a file that can be made and is not there yet\n", options.csv,
-                strerror(errno));
+    if (options.csv && open_csv(&self)) {
+        fprintf(stderr, "cuda_compare: --csv: %s; give a file that can be made and is not there yet\n",
+                w4a16_last_error());
         finish(&self);
         return EXIT_WRONG;
     }
@@ -878,7 +845,9 @@ int main(int argc, char **argv) {
         compare_all(&self);
     }
     finish(&self);
-    bool written = !self.csv || fclose(self.csv) == 0;
-    if (!written) fprintf(stderr, "cuda_compare: --csv %s: %s\n", options.csv, strerror(errno));
-    return self.failures || !written ? EXIT_WRONG : 0;
+    if (self.csv && close_csv(&self)) {
+        fprintf(stderr, "cuda_compare: --csv: %s\n", w4a16_last_error());
+        self.failures++;
+    }
+    return self.failures ? EXIT_WRONG : 0;
 }

@@ -6,9 +6,10 @@
  *
  *     cc decode_chain.c $(pkg-config --cflags --libs w4a16) -lm -ldl -o decode_chain && ./decode_chain [-m TOKENS] [-s]
  *
- * -s runs a small version, which needs little memory and proves nothing about speed; without a GPU it is all there is.
- * The library leaves device memory, streams and graphs to its caller: here they come straight from the driver, which is
- * opened at run time, so that nothing of CUDA is needed to build this.
+ * --json prints one JSON object for each model, on a line of its own, instead. -s runs a small version, which needs
+ * little memory and proves nothing about speed; without a GPU it is all there is. The library leaves device memory,
+ * streams and graphs to its caller: here they come straight from the driver, which is opened at run time, so that
+ * nothing of CUDA is needed to build this.
  */
 #include <w4a16.h>
 
@@ -72,7 +73,7 @@ static struct {
     FUNCTIONS(FIELD)
 } driver;
 
-static int on_gpu, gpu;
+static int on_gpu, gpu, json;
 static void *stream; /* NULL on the CPU */
 
 static _Noreturn void give_up(const char *what, const char *why) {
@@ -229,6 +230,13 @@ static void *capture(const step *s, int way) {
     return executable;
 }
 
+static void describe(const step *s, const model *what, double bytes) {
+    printf("%s, M = %lld: %d layers of", what->name, (long long)s->m, s->layers);
+    for (int i = 0; i < LINEARS; ++i)
+        printf(" %s %lldx%lld,", what->linears[i].name, (long long)s->n[i], (long long)s->k[i]);
+    printf(" %d of them distinct (%.0f MB of weights)\n", s->distinct, bytes * 1e-6);
+}
+
 static void step_make(step *s, w4a16_context *context, const model *what, int64_t m, int small) {
     double bytes = 0;
     *s = (step){.layers = small ? 2 : what->layers, .m = m};
@@ -248,10 +256,7 @@ static void step_make(step *s, w4a16_context *context, const model *what, int64_
         ++s->distinct;
     }
     s->workspace = allocate(s->workspace_bytes);
-    printf("%s, M = %lld: %d layers of", what->name, (long long)m, s->layers);
-    for (int i = 0; i < LINEARS; ++i)
-        printf(" %s %lldx%lld,", what->linears[i].name, (long long)s->n[i], (long long)s->k[i]);
-    printf(" %d of them distinct (%.0f MB of weights)\n", s->distinct, bytes * 1e-6);
+    if (!json) describe(s, what, bytes);
     if (!on_gpu) return;
     for (int way = 0; way < WAYS; ++way) s->graphs[way] = capture(s, way);
     for (int i = 0; i < 2; ++i) DRIVE(cuEventCreate, &s->events[i], 0);
@@ -330,7 +335,7 @@ static int compare_doubles(const void *a, const void *b) {
 
 /** Time both ways in turn, so that clocks and temperature are the same for both; medians count. read: bytes a second
  * that a plain read loop reaches, or 0 where that says nothing. */
-static void compare(const step *s, int runs, double read) {
+static void compare(const step *s, const model *what, int runs, double read) {
     static const char *const names[WAYS] = {"with overlap", "without overlap"};
     double times[WAYS][RUNS], medians[WAYS];
     int ways = on_gpu ? WAYS : 1;
@@ -343,6 +348,16 @@ static void compare(const step *s, int runs, double read) {
     for (int way = 0; way < ways; ++way) {
         qsort(times[way], (size_t)runs, sizeof(double), compare_doubles);
         medians[way] = times[way][runs / 2];
+    }
+    if (json) {
+        printf("{\"model\": \"%s\", \"m\": %lld, \"layers\": %d, \"bytes\": %.0f, \"seconds\": %.9f", what->name,
+               (long long)s->m, s->layers, bytes_of(s), medians[OVERLAP]);
+        if (on_gpu) printf(", \"no_overlap_seconds\": %.9f", medians[NO_OVERLAP]);
+        if (read > 0) printf(", \"read_bytes_per_second\": %.0f", read);
+        puts("}");
+        return;
+    }
+    for (int way = 0; way < ways; ++way) {
         double rate = bytes_of(s) / medians[way];
         printf("  %-16s %9.1f us a step, %.3f TB/s", on_gpu ? names[way] : "on the CPU", medians[way] * 1e6,
                rate * 1e-12);
@@ -359,13 +374,15 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; ++i) {
         if (strcmp(argv[i], "-s") == 0)
             small = 1;
+        else if (strcmp(argv[i], "--json") == 0)
+            json = 1;
         else if (strcmp(argv[i], "-m") == 0 && i + 1 < argc)
             m = strtol(argv[++i], NULL, 10);
         else
             m = 0;
     }
     if (m < 1 || m > 1024) {
-        fprintf(stderr, "usage: %s [-m TOKENS, 1 to 1024, default 1] [-s]\n", argv[0]);
+        fprintf(stderr, "usage: %s [-m TOKENS, 1 to 1024, default 1] [-s] [--json]\n", argv[0]);
         return 2;
     }
     w4a16_context *context;
@@ -374,22 +391,22 @@ int main(int argc, char **argv) {
     TRY(w4a16_context_create(NULL, &context));
     TRY(w4a16_context_device(context, &device));
     on_gpu = strncmp(device.id, "cuda:", 5) == 0;
-    printf("on %s, %s\n", device.id, device.name);
+    if (!json) printf("on %s, %s\n", device.id, device.name);
     if (on_gpu) {
         gpu = atoi(device.id + 5);
         driver_open();
     } else {
-        puts("no GPU: a small version on the CPU, which has no overlap");
+        if (!json) puts("no GPU: a small version on the CPU, which has no overlap");
         small = 1;
     }
     if (!small) {
         TRY(w4a16_measure_ceilings(context, &ceilings));
-        printf("reading memory reaches %.3f TB/s\n", ceilings.read_bytes_per_second * 1e-12);
+        if (!json) printf("reading memory reaches %.3f TB/s\n", ceilings.read_bytes_per_second * 1e-12);
     }
     for (size_t i = 0; i < sizeof models / sizeof *models; ++i) {
         step_make(&s, context, &models[i], m, small);
         check(&s);
-        compare(&s, small ? 3 : RUNS, ceilings.read_bytes_per_second);
+        compare(&s, &models[i], small ? 3 : RUNS, ceilings.read_bytes_per_second);
         step_free(&s);
     }
     if (on_gpu) driver_close();

@@ -246,7 +246,7 @@ typedef struct w4a16_plan_options {
 
 W4A16_API void w4a16_plan_options_init(w4a16_plan_options *options);
 
-/** Choose a config for a weight and a range of M. */
+/** Choose a config for a weight and a range of M. @param options NULL means the defaults: one token, fp16. */
 W4A16_API w4a16_status w4a16_plan_create(const w4a16_weight *weight, const w4a16_plan_options *options,
                                          w4a16_plan **plan);
 W4A16_API void w4a16_plan_destroy(w4a16_plan *plan);

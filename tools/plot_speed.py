@@ -1,30 +1,27 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compare a table of `w4a16 bench --csv` with the peers' times: a Markdown table, and the plot of the README.
+"""Compare a table of `w4a16 bench --csv` with the peers' times: a Markdown table. tools/plot_report.py draws.
 
 A point is one M and one shape N x K; per M the numbers are geometric means over the shapes. A shape counts at an M only
 where the library's choice, the best peer, cuBLAS and the roofline all have a time, so that every column is about the same
 shapes. Several tables of `bench`, one after the other in one file, are one table; lines that begin with # are its heading.
-Only what the peers were measured with counts: group 128, symmetric, fp16. Only --plot needs matplotlib.
+Only what the peers were measured with counts: group 128, symmetric, fp16.
 """
 import argparse
 import collections
 import csv
-import io
 import math
 import pathlib
-import re
 import sys
 
 EXAMPLES = """examples:
   tools/plot_speed.py bench/results/2026-11-21-h200-sm90.csv
   tools/plot_speed.py table.csv --choices           # table.csv: of `w4a16 bench --profile`, which times every config
-  build/venv/bin/python tools/plot_speed.py table.csv --plot speed.svg    # `make setup` makes build/venv
 """
 PEERS = pathlib.Path(__file__).parent.parent / "bench" / "peers_h200.csv"
 MEASURED_WITH = {"group_size": "128", "zero_points": "symmetric", "dtype": "fp16"}
 
-# The lines of the plot, the last ones on top: column, label, colour (Okabe and Ito's, told apart by colour-blind readers
+# The lines of plots, the last ones on top: column, label, colour (Okabe and Ito's, told apart by colour-blind readers
 # too), marker, further properties. All but `ours` are columns of the peers' table.
 LINES = [
     ("cublas_fp16", "cuBLAS, dense fp16", "#0072B2", "s", {}),
@@ -233,83 +230,14 @@ def choices_table(results):
     return "The fastest config, and how much longer the chosen one takes:\n\n" + markdown(rows)
 
 
-# ---- Drawing ---------------------------------------------------------------------------------------------------
-
-
-def title_from(heading):
-    gpu = re.search(r"NVIDIA \w+", heading)
-    date = re.search(r"\d{4}-\d{2}-\d{2}", heading)
-    if not gpu or not date:
-        missing = " and ".join(what for what, found in (("GPU (NVIDIA ...)", gpu), ("date (YYYY-MM-DD)", date)) if not found)
-        raise TableError(f"the heading of the table (its lines that begin with #) names no {missing}, which the plot shows")
-    return gpu[0], date[0]
-
-
-def draw(comparison, path):
-    gpu, date = title_from(comparison.results.heading)
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-    except ImportError as error:
-        raise TableError("--plot needs matplotlib: `make setup`, then build/venv/bin/python tools/plot_speed.py") from error
-    counts = [len(points) for points in comparison.points.values()]
-    shapes = f"{counts[0]} shapes" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} shapes"
-    # The same bytes each time: neither the reader's matplotlibrc, nor random identifiers, nor today's date.
-    settings = {**matplotlib.rcParamsDefault, "svg.hashsalt": "w4a16", "svg.fonttype": "path", "font.size": 10}
-    settings.pop("backend", None)
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(25 / 3, 4.75), layout="constrained", facecolor="white")  # 600 points: 800 pixels
-        axes = figure.add_subplot(facecolor="white")
-        highest = 1
-        for column, label, colour, marker, properties in LINES:
-            line = []
-            for m in comparison.points:
-                time = comparison.results.chosen_time
-                mean = comparison.over_roofline(m, time) if column == "ours" else comparison.peer_over_roofline(m, column)
-                line.append(math.nan if mean is None else mean)  # a gap, where not every shape has a time
-            highest = max(highest, *(value for value in line if not math.isnan(value)), 1)
-            properties = {"linewidth": 1.4, "markersize": 5, **properties}
-            axes.plot(list(comparison.points), line, label=label, color=colour, marker=marker, **properties)
-        axes.axhline(1, color="#555555", linewidth=1)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
-        axes.set_ylim(0.94, highest * 1.08)
-        axes.xaxis.set_major_locator(FixedLocator(list(comparison.points)))
-        axes.yaxis.set_major_locator(FixedLocator([1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128]))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.tick_params(axis="x", labelsize=9)
-        axes.grid(color="#DDDDDD", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("M (rows of activations)")
-        axes.set_ylabel("time / roofline (lower is better)")
-        axes.set_title(f"W4A16 on one {gpu}, {date}: geometric mean over {shapes}", fontsize=11, loc="left", pad=10)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", facecolor="white", metadata={"Date": None})
-    # matplotlib ends lines of path data in spaces, which this project's text files do not.
-    text = "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
-    try:
-        pathlib.Path(path).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise TableError(f"--plot {path} cannot be written: {error}") from error
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", metavar="TABLE.csv", help="the result of `w4a16 bench --csv`")
     parser.add_argument("--peers", metavar="CSV", default=PEERS, help="the peers' times (default: bench/peers_h200.csv)")
-    parser.add_argument("--plot", metavar="FILE.svg", help="also draw time / roofline over M; the same bytes each time")
     parser.add_argument("--choices", action="store_true", help="also print the best config of each M and shape")
     arguments = parser.parse_args()
-    if arguments.plot and not arguments.plot.endswith(".svg"):
-        parser.error(f"--plot {arguments.plot}: only SVG is written; give a name that ends in .svg")
     try:
         results = Results(arguments.table)
         comparison = Comparison(results, read_peers(arguments.peers))
@@ -318,8 +246,6 @@ def main():
         print(speed_table(comparison), coverage(comparison), sep="\n\n")
         if arguments.choices:
             print("", choices_table(results), sep="\n")
-        if arguments.plot:
-            draw(comparison, arguments.plot)
     except TableError as error:
         print(f"plot_speed: {error}", file=sys.stderr)
         return 1

@@ -13,8 +13,9 @@
 struct w4a16_context {
     atomic_int references;
     const w4_backend *backend;
+    int index; /* of the backend's devices */
     w4_device *device;
-    w4a16_device_info information;
+    w4a16_device_info information; /* but `automatic`, which takes asking all backends */
     w4_profile_pool *pool;
 };
 

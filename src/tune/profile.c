@@ -3,6 +3,7 @@
 #include "tune/profile.h"
 
 #include "core/half.h"
+#include "core/median.h"
 #include "core/memory.h"
 
 #include <math.h>
@@ -226,11 +227,6 @@ static double now(void) {
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /** The median of runs of a device whose `run` returns when C is complete, by the host's clock. */
 static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, double min_seconds, double *seconds,
                                  int *timed) {
@@ -255,8 +251,7 @@ static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, double
         if (runs >= 3 && now() - begin > 10 * w4_maximum(1, (int64_t)min_seconds)) break; /* ten runs would take long */
     }
     if (!status) {
-        qsort(times, (size_t)runs, sizeof *times, compare_doubles);
-        *seconds = times[runs / 2];
+        *seconds = w4_median(times, (size_t)runs);
         *timed = runs;
     }
     free(times);

@@ -63,6 +63,7 @@ static atomic_int arrays; /* those of `live` that are device memory */
 static atomic_int capturing;
 static atomic_uint gemms, overlapping; /* launches */
 static _Thread_local int depth;        /* of the stack of contexts */
+static _Thread_local CUcontext contexts[16];
 
 static int is_mode(const char *name) {
     const char *mode = getenv("W4A16_FAKE_CUDA");
@@ -209,14 +210,17 @@ EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPushCurrent(CUcontext context) {
-    if (!context) return CUDA_ERROR_INVALID_CONTEXT;
-    depth++;
+    if (!context || depth == sizeof contexts / sizeof *contexts) return CUDA_ERROR_INVALID_CONTEXT;
+    contexts[depth++] = context;
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPopCurrent(CUcontext *context) {
     if (!depth) return CUDA_ERROR_INVALID_CONTEXT;
-    depth--;
-    *context = NULL;
+    *context = contexts[--depth];
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuCtxGetCurrent(CUcontext *context) {
+    *context = depth ? contexts[depth - 1] : NULL;
     return CUDA_SUCCESS;
 }
 
@@ -389,6 +393,7 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
                                unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,
                                void **arguments, void **extra) {
     RESPECT(0);
+    if (contexts[depth - 1] != (CUcontext)(uintptr_t)(is_mode("mixed") + 1)) return CUDA_ERROR_INVALID_CONTEXT;
     if (!function || !grid_x || grid_y != 1 || grid_z != 1 || !block_x || block_x > 1024 || block_y != 1 ||
         block_z != 1 || (int)shared_bytes > function->shared_bytes || extra)
         return CUDA_ERROR_INVALID_VALUE;

@@ -231,6 +231,75 @@ static void a_hopper_gpu_is_picked(void **state) {
     }
 }
 
+/** A context on the CPU must not wait for a GPU's driver to start. This test is the first of the process. */
+static void cpu_contexts_open_no_driver(void **state) {
+    (void)state;
+    w4a16_context *context = NULL;
+    w4a16_device_info info = {.struct_size = sizeof info};
+    CHECK(open_device("cpu", NULL, &context));
+    assert_null(dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD));
+    CHECK(w4a16_context_device(context, &info));
+    assert_string_equal(info.id, "cpu");
+    assert_int_equal(info.automatic, query("cpu").automatic);
+    assert_int_not_equal(info.automatic, query("cuda:0").automatic || (strcmp(mode, "mixed") == 0));
+    w4a16_context_destroy(context);
+}
+
+static CUcontext current_context(void) {
+    CUcontext current = NULL;
+    assert_int_equal(w4_cuda_driver_get()->cuCtxGetCurrent(&current), CUDA_SUCCESS);
+    return current;
+}
+
+/** A call works with no context, another's or the plan's own current, and leaves it so. */
+static void calls_keep_the_current_context(void **state) {
+    (void)state;
+    enum { N = 256, K = 1024, M = 8 };
+    if (strcmp(mode, "sm_90") != 0 || !query("cuda:0").usable) skip();
+    const w4_cuda_driver *driver = w4_cuda_driver_get();
+    uint64_t seed = 3;
+    test_weight arrays;
+    test_activations a;
+    test_output c;
+    w4a16_context *context = NULL;
+    w4a16_weight *weight = NULL;
+    w4a16_plan *plan = NULL;
+    w4a16_plan_options options;
+    w4a16_plan_info info = {.struct_size = sizeof info};
+    CUcontext primary, popped;
+    CUdeviceptr workspace;
+    test_weight_make(&arrays, &seed, N, K, 128, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
+    test_activations_make(&a, &seed, W4A16_FP16, M, K, K, 0);
+    CHECK(open_device("cuda:0", NULL, &context));
+    CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
+    w4a16_plan_options_init(&options);
+    options.m_max = M;
+    CHECK(w4a16_plan_create(weight, &options, &plan));
+    CHECK(w4a16_plan_query(plan, &info));
+    assert_int_equal(driver->cuDevicePrimaryCtxRetain(&primary, 0), CUDA_SUCCESS);
+    assert_int_equal(driver->cuCtxPushCurrent(primary), CUDA_SUCCESS);
+    assert_int_equal(driver->cuMemAlloc(&workspace, info.workspace_bytes + 1), CUDA_SUCCESS);
+    assert_int_equal(driver->cuCtxPopCurrent(&popped), CUDA_SUCCESS);
+    CUcontext current[] = {NULL, (CUcontext)(uintptr_t)77, primary};
+    for (size_t i = 0; i < COUNT(current); i++) {
+        if (current[i]) assert_int_equal(driver->cuCtxPushCurrent(current[i]), CUDA_SUCCESS);
+        test_output_make(&c, W4A16_FP16, M, N, N);
+        CHECK(w4a16_gemm(plan, a.data, K, c.data, N, M, (void *)(uintptr_t)workspace, info.workspace_bytes, NULL));
+        assert_ptr_equal(current_context(), current[i]);
+        if (current[i]) assert_int_equal(driver->cuCtxPopCurrent(&popped), CUDA_SUCCESS);
+        test_output_free(&c);
+    }
+    assert_int_equal(driver->cuCtxPushCurrent(primary), CUDA_SUCCESS);
+    assert_int_equal(driver->cuMemFree(workspace), CUDA_SUCCESS);
+    assert_int_equal(driver->cuCtxPopCurrent(&popped), CUDA_SUCCESS);
+    assert_int_equal(driver->cuDevicePrimaryCtxRelease(0), CUDA_SUCCESS);
+    w4a16_plan_destroy(plan);
+    w4a16_weight_destroy(weight);
+    w4a16_context_destroy(context);
+    test_activations_free(&a);
+    test_weight_free(&arrays);
+}
+
 static void driver_errors_are_named(void **state) {
     (void)state;
     int memory = strcmp(mode, "memory") == 0, module = strcmp(mode, "module") == 0;
@@ -261,12 +330,10 @@ static void driver_errors_are_named(void **state) {
 int main(int argc, char **argv) {
     mode = argc > 1 ? argv[1] : "none";
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(unusable_libraries_are_explained),
-        cmocka_unit_test(missing_gpus_are_explained),
-        cmocka_unit_test(gpus_run_their_code),
-        cmocka_unit_test(overlapping_can_be_switched_off),
-        cmocka_unit_test(a_hopper_gpu_is_picked),
-        cmocka_unit_test(driver_errors_are_named),
+        cmocka_unit_test(cpu_contexts_open_no_driver),     cmocka_unit_test(unusable_libraries_are_explained),
+        cmocka_unit_test(missing_gpus_are_explained),      cmocka_unit_test(gpus_run_their_code),
+        cmocka_unit_test(overlapping_can_be_switched_off), cmocka_unit_test(calls_keep_the_current_context),
+        cmocka_unit_test(a_hopper_gpu_is_picked),          cmocka_unit_test(driver_errors_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

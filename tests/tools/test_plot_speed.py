@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tools/plot_speed.py on small tables whose means are known: what counts, what is left out, the same bytes each time."""
+"""tools/plot_speed.py on small tables whose means are known: what counts, what is left out."""
 
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
 import unittest
-import xml.etree.ElementTree
 
 SCRIPT = pathlib.Path(os.environ["W4A16_SOURCE"]) / "tools" / "plot_speed.py"
 HEADING = "# w4a16 bench: one NVIDIA H200 (700 W), 2026-11-21\n"
@@ -92,7 +90,6 @@ class PlotSpeedTest(unittest.TestCase):
         self.refuse(HEADING + NAMES + row(1, 64, "a", 1, 5) + row(1, 64, "b", 1, 5), says=["two chosen configs, a and b"])
         self.refuse(HEADING + NAMES + row(1, 64, "a", 1, 5, dtype="bf16"), says=["no row with group_size 128"])
         self.refuse(HEADING + NAMES + row(1, 64, "a", 0, 5), says=["no point with chosen 1"])
-        self.assertEqual(self.run_script(HEADING + NAMES + M_1, "--plot", "a.png").returncode, 2)
 
     def test_help(self):
         result = subprocess.run([sys.executable, "-B", SCRIPT, "--help"], capture_output=True, text=True, check=False)
@@ -104,52 +101,7 @@ class PlotSpeedTest(unittest.TestCase):
         self.peers.write_text(PEERS)
         command = [sys.executable, "-B", "-S", SCRIPT, self.table, "--peers", self.peers]
         self.assertEqual(subprocess.run([*command], capture_output=True, check=False).returncode, 0)
-        result = subprocess.run([*command, "--plot", self.folder / "a.svg"], capture_output=True, text=True, check=False)
-        self.assertEqual(result.returncode, 1)
-        self.assertIn("--plot needs matplotlib", result.stderr)
-
-    def draw(self, table, name="a.svg"):
-        path = self.folder / name
-        self.succeed(table, "--plot", path)
-        return path.read_text()
-
-    def test_plot(self):
-        table = HEADING + NAMES + M_1 + M_16
-        first = self.draw(table)
-        root = xml.etree.ElementTree.fromstring(first)
-        self.assertEqual(root.get("width"), "600pt")  # 800 pixels
-        self.assertNotIn("dc:date", first)
-        # The text rule of this project holds for the plot as for every file.
-        self.assertEqual([line for line in first.splitlines() if line != line.rstrip()], [])
-        self.assertTrue(first.endswith("</svg>\n"))
-        # The settings of whoever runs it change no byte.
-        (self.folder / "matplotlibrc").write_text("axes.edgecolor: red\nlines.linestyle: dotted\n")
-        os.environ["MATPLOTLIBRC"] = str(self.folder)
-        self.addCleanup(os.environ.pop, "MATPLOTLIBRC")
-        self.assertEqual(self.draw(table, "again.svg"), first)
-        self.assertNotEqual(self.draw(table.replace("b,0,10", "b,0,11").replace("a,1,40", "a,1,50")), first)
-
-    def test_plot_gap(self):
-        """Machete has a time for one of two shapes at M = 1: its line begins at M = 16 there. The others have two points."""
-        svg = self.draw(HEADING + NAMES + M_1 + M_16)
-        lines = re.findall(r'<path d="(M [^"]*)" clip-path="[^"]*" style="fill: none; stroke: (#\w+); stroke-width', svg)
-        segments = {colour: path.count("L") for path, colour in lines if colour != "#dddddd" and colour != "#555555"}
-        self.assertEqual(segments.pop("#009e73", 0), 0)
-        self.assertEqual(set(segments.values()), {1}, segments)
-        self.assertGreaterEqual(len(segments), 5)
-
-    def test_plot_needs_a_heading(self):
-        path = self.folder / "a.svg"
-        result = self.run_script(NAMES + M_1, "--plot", path)
-        self.assertEqual(result.returncode, 1)
-        self.assertIn("names no GPU (NVIDIA ...) and date (YYYY-MM-DD)", result.stderr)
-        self.assertFalse(path.exists())
 
 
 if __name__ == "__main__":
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        print("needs matplotlib: run tools/setup.sh python, or set W4A16_PYTHON")
-        sys.exit(1 if os.environ.get("CI") == "true" else 77)
     unittest.main()

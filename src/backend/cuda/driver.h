@@ -22,6 +22,7 @@
     FUNCTION(cuDevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2")                                                \
     FUNCTION(cuCtxPushCurrent, "cuCtxPushCurrent_v2")                                                                  \
     FUNCTION(cuCtxPopCurrent, "cuCtxPopCurrent_v2")                                                                    \
+    FUNCTION(cuCtxGetCurrent, "cuCtxGetCurrent")                                                                       \
     FUNCTION(cuModuleLoadData, "cuModuleLoadData")                                                                     \
     FUNCTION(cuModuleUnload, "cuModuleUnload")                                                                         \
     FUNCTION(cuModuleGetFunction, "cuModuleGetFunction")                                                               \

@@ -2,6 +2,7 @@
  * Multiplications whose arrays are the host's: copied in, run, copied back; and timed over cold weights. */
 #include "backend/cuda/device.h"
 
+#include "core/median.h"
 #include "core/memory.h"
 
 #include <stdlib.h>
@@ -133,11 +134,6 @@ static w4a16_status replay(CUgraphExec executable, CUstream stream, const CUeven
     return W4A16_OK;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /** The median of the replays that fit in `min_seconds`, ten at least; `times` has room for MAXIMUM_REPLAYS. */
 static w4a16_status time_replays(CUgraphExec executable, CUstream stream, double min_seconds, double *times,
                                  double *median, int *replays) {
@@ -154,8 +150,7 @@ static w4a16_status time_replays(CUgraphExec executable, CUstream stream, double
     for (int i = 0; i < 2; i++)
         if (events[i]) (void)w4_cuda_driver_get()->cuEventDestroy(events[i]);
     if (status) return status;
-    qsort(times, (size_t)count, sizeof *times, compare_doubles);
-    *median = count % 2 ? times[count / 2] : (times[count / 2 - 1] + times[count / 2]) / 2;
+    *median = w4_median(times, (size_t)count);
     *replays = count;
     return W4A16_OK;
 }

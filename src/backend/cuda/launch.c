@@ -265,8 +265,12 @@ static w4a16_status multiply(const w4_device *device, const w4_run *run) {
 
 w4a16_status w4_cuda_run(const w4_device *device, const w4_run *run) {
     const char *name = w4_cuda_configs[run->config].public.name;
-    W4_TRY(w4_cuda_enter(device));
+    /* Callers that live with one GPU have its context current already: then a call need not change it. */
+    CUcontext current = NULL;
+    W4_TRY(w4_cuda_call(cuCtxGetCurrent, &current));
+    bool outside = current != device->context;
+    if (outside) W4_TRY(w4_cuda_enter(device));
     w4a16_status status = multiply(device, run);
-    w4_cuda_leave();
+    if (outside) w4_cuda_leave();
     return status ? w4_fail_context(status, "config %s: ", name) : W4A16_OK;
 }
