@@ -309,6 +309,7 @@ static void plans_serve_their_range(void **state) {
     uint64_t seed = 3;
     w4_backend backend = w4_cuda_backend;
     backend.prepare = NULL; /* there is no driver to load kernels with */
+    const w4_plan_measured nothing = {NULL, NULL};
     int several = 0;
     for (int i = 0; i < 2000; i++) {
         w4_problem problem = draw_problem(&seed), *p = &problem;
@@ -316,7 +317,7 @@ static void plans_serve_their_range(void **state) {
         w4_plan_choice choice;
         int64_t m_max = p->m, last = 0, m = m_max;
         size_t index = w4_cuda_config_count;
-        EXPECT(w4_plan_choose(&backend, &device, p, 1, m_max, NULL, &choice) == W4A16_OK);
+        EXPECT(w4_plan_choose(&backend, &device, &nothing, p, 1, m_max, NULL, &choice) == W4A16_OK);
         several += choice.count > 1;
         for (size_t j = 0; j < choice.count; j++) {
             const w4_plan_segment *segment = &choice.segments[j];
