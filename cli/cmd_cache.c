@@ -102,7 +102,10 @@ static bool same_device(const w4a16_cache_entry *a, const w4a16_cache_entry *b) 
 static void print_device(const w4a16_cache_entry *entry, bool first) {
     if (!first) putchar('\n');
     print_clean(entry->device, stdout);
-    printf(" (%s, %d %s", entry->code, entry->processors, entry->memory_mhz ? "SMs" : "threads");
+    printf(" (%s, %d %s", entry->code, entry->processors,
+           entry->memory_mhz        ? "SMs"
+           : entry->processors == 1 ? "thread"
+                                    : "threads");
     if (entry->memory_mhz) printf(", memory %d MHz", entry->memory_mhz);
     printf("), library %s\n\n", entry->fingerprint);
 }

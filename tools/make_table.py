@@ -40,11 +40,11 @@ def main():
             if len(present) >= arguments.least:
                 config = min(present, key=present.get)
                 best[point] = config, present[config]
+    if not best:
+        raise TableError("no point with enough configs; see --least")
     for path, count in lost.items():
         if count:
             print(f"make_table: {path}: {count} times of configs that are gone are left out", file=sys.stderr)
-    if not best:
-        raise TableError("no point with enough configs; see --least")
     print(HEAD.format(sources="\n".join(f" *   {Path(path).name}" for path in arguments.tables)))
     width = max(len(config) for config, _ in best.values()) + 1
     for point in sorted(best, key=lambda p: (p.n, p.k, p.zeros, p.group_size, p.dtype, p.scale_dtype, p.m)):

@@ -53,11 +53,19 @@ def rows_of(path):
         raise TableError(f"{path}: {error}") from error
 
 
+def is_usual(row):
+    """Whether a row of `w4a16 cache --csv` is of the plain mode; rows of the bench have none of these columns."""
+    return (row.get("output_dtype", row["dtype"]) == row["dtype"] and row.get("scales", "even") == "even"
+            and not row.get("flags"))
+
+
 def read_rows(paths):
-    """(Point, config, seconds, row) of each line."""
+    """(Point, config, seconds, row) of each line, less those of modes that a Point cannot tell apart."""
     for path in paths:
         for number, row in rows_of(path):
             try:
+                if not is_usual(row):
+                    continue
                 point = Point(int(row["n"]), int(row["k"]), int(row["group_size"]), row["zero_points"], row["dtype"],
                               row["scale_dtype"], int(row["m"]))
                 seconds = float(row["microseconds"]) * 1e-6

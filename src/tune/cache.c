@@ -106,7 +106,10 @@ static void print_identity(const w4_identity *identity, char *text, size_t size)
     char memory[32] = "";
     if (identity->memory_mhz) snprintf(memory, sizeof memory, ", %d MHz memory", (int)identity->memory_mhz);
     snprintf(text, size, "%s (%s, %d %s%s), library %s", identity->device, identity->code, (int)identity->processors,
-             identity->memory_mhz ? "processors" : "threads", memory, identity->fingerprint);
+             identity->memory_mhz        ? "processors"
+             : identity->processors == 1 ? "thread"
+                                         : "threads",
+             memory, identity->fingerprint);
 }
 
 /** The results' configs by their index. */
