@@ -36,8 +36,9 @@
  *   accept NULL. A child keeps what it needs of its parent alive: a context may be destroyed before its weights, a
  *   weight before its plans.
  * - Threads: contexts, weights, plans and open checkpoints and tensor files are immutable once made and may be used
- *   by any number of threads at once. A workspace serves one call in flight. Destroying an object while another
- *   thread is using that same handle is the caller's error.
+ *   by any number of threads at once. (A context may be given tuned results at any time; plans keep their choice.) A
+ *   workspace serves one call in flight. Destroying an object while another thread is using that same handle is the
+ *   caller's error.
  */
 #ifndef W4A16_H
 #define W4A16_H

@@ -227,8 +227,12 @@ static w4a16_status make_buffers(const w4_matrix *matrix, const w4_problem *prob
         return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the activations of this problem");
     W4_TRY(w4_allocate(a_count * 2, "activations", &all->a));
     W4_TRY(w4_allocate(c_count * 2, "outputs", &all->c));
-    uint64_t seed = 16;
-    for (uint64_t i = 0; i < a_count; i++) w4_store_double(all->a, problem->a_dtype, i, next_normal(&seed));
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < problem->m; row++) {
+        uint64_t seed = 16 + (uint64_t)row * UINT64_C(0x2545f4914f6cdd1d);
+        for (int64_t j = 0; j < problem->k; j++)
+            w4_store_double(all->a, problem->a_dtype, (size_t)(row * problem->k + j), next_normal(&seed));
+    }
     W4_TRY(choose_sample(problem, all));
     return compute_sample(matrix, problem, all);
 }
