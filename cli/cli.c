@@ -233,15 +233,13 @@ bool config_known(const w4a16_context *context, const char *name) {
     return !status && known;
 }
 
-bool print_explanation(const w4a16_context *context, const w4a16_problem *problem) {
+char *explanation_text(const w4a16_context *context, const w4a16_problem *problem) {
     size_t length = 0;
     w4a16_status status = w4a16_problem_describe(context, problem, NULL, 0, &length);
     char *text = allocate(length + 1, 1);
     if (!status) status = w4a16_problem_describe(context, problem, text, length + 1, &length);
-    if (status)
-        fail_library();
-    else
-        puts(text);
+    if (!status) return text;
+    fail_library();
     free(text);
-    return !status;
+    return NULL;
 }

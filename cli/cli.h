@@ -89,8 +89,8 @@ const char *source_text(w4a16_choice_source source);
 /** "symmetric", "integer", "float". */
 const char *zero_kind_text(w4a16_zero_kind kind);
 
-/** Print how a plan for the problem's m chooses. @return false after an error line */
-bool print_explanation(const w4a16_context *context, const w4a16_problem *problem);
+/** How a plan for the problem's m chooses, to be freed; NULL after an error line. */
+char *explanation_text(const w4a16_context *context, const w4a16_problem *problem);
 
 /** Whether `context`'s device has a config of this name; false after an error line. */
 bool config_known(const w4a16_context *context, const char *name);

@@ -3,6 +3,7 @@
 #include "measurement.h"
 #include "options.h"
 #include "progress.h"
+#include "report.h"
 
 #include <stdlib.h>
 
@@ -35,6 +36,7 @@ typedef struct bench {
     w4a16_ceilings ceilings;
     measurement *rows;
     size_t count, failed;
+    json_t *explanations; /* NULL without --explain and --json */
 } bench;
 
 static w4a16_problem make_problem(const bench_arguments *arguments, int64_t m) {
@@ -98,12 +100,27 @@ static bool measure_profile(bench *self, const w4a16_problem *problem, place at)
     return !status;
 }
 
+/* Before the table, or into the JSON. */
+static bool explain(bench *self, const w4a16_problem *problem) {
+    char *text = explanation_text(self->context, problem);
+    if (!text) return false;
+    progress_clear();
+    if (self->arguments->json) {
+        if (!self->explanations) self->explanations = json_array();
+        json_array_append_new(self->explanations, json_string(text));
+    } else {
+        puts(text);
+    }
+    free(text);
+    return true;
+}
+
 static bool measure_all(bench *self) {
     const bench_arguments *arguments = self->arguments;
     double total = (double)arguments->m.count;
     for (size_t i = 0; i < arguments->m.count; i++) {
         w4a16_problem problem = make_problem(arguments, arguments->m.items[i]);
-        if (arguments->explain && !arguments->json && !print_explanation(self->context, &problem)) return false;
+        if (arguments->explain && !explain(self, &problem)) return false;
         if (arguments->profile) {
             if (!measure_profile(self, &problem, (place){(double)i, total})) return false;
             continue;
@@ -149,6 +166,7 @@ static int print_output(const bench *self, const w4a16_device_info *device, text
         .count = self->count,
         .shown_per_m = 10,
         .profile = self->arguments->profile,
+        .explanations = self->explanations,
     };
     if (self->arguments->csv) {
         write_bench_csv(&output, csv->stream);
@@ -182,6 +200,7 @@ static int run_bench(const bench_arguments *arguments) {
     }
     for (size_t i = 0; i < self.count; i++) free(self.rows[i].failure);
     free(self.rows);
+    json_decref(self.explanations);
     w4a16_context_destroy(context);
     return exit_code;
 }

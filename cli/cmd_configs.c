@@ -44,15 +44,21 @@ static json_t *config_json(const w4a16_config_info *config, bool with_problem) {
     return object;
 }
 
+/* `explanation`: NULL, or what --explain asks for. */
 static int print_configs(const configs_arguments *arguments, const w4a16_device_info *device,
-                         const w4a16_config_info *configs, size_t count) {
+                         const w4a16_config_info *configs, size_t count, const char *explanation) {
     bool with_problem = arguments->m > 0;
     if (arguments->json) {
         json_t *root = json_object(), *list = json_array();
         json_put_text(root, "device", device->id);
+        if (explanation) json_put_text(root, "explanation", explanation);
         json_put(root, "configs", list);
         for (size_t i = 0; i < count; i++) json_array_append_new(list, config_json(&configs[i], with_problem));
         return json_print(root);
+    }
+    if (explanation) {
+        fputs(explanation, stdout);
+        return 0;
     }
     table *rows = table_create(with_problem ? "<CONFIG|TILE M|N|K|<FEASIBLE|PREDICTED|RANK|MEASURED|<REASON"
                                             : "<CONFIG|TILE M|N|K|<FEASIBLE|<REASON");
@@ -95,16 +101,15 @@ static int list_configs(const configs_arguments *arguments) {
     problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
     if (arguments->cost_model) problem.flags |= W4A16_PLAN_COST_MODEL;
     const w4a16_problem *asked = arguments->m ? &problem : NULL;
-    if (arguments->explain && !arguments->json) {
-        int explained = print_explanation(context, &problem) ? 0 : EXIT_RUNTIME;
-        w4a16_context_destroy(context);
-        return explained;
-    }
     size_t count = 0;
     w4a16_status status = w4a16_config_list(context, asked, NULL, 0, &count);
     w4a16_config_info *configs = allocate(count, sizeof *configs);
     if (!status) status = w4a16_config_list(context, asked, configs, count, &count);
-    int exit_code = status ? fail_library() : print_configs(arguments, &device, configs, count);
+    int exit_code = status ? fail_library() : 0;
+    char *explanation = !exit_code && arguments->explain ? explanation_text(context, &problem) : NULL;
+    if (arguments->explain && !explanation) exit_code = EXIT_RUNTIME;
+    if (!exit_code) exit_code = print_configs(arguments, &device, configs, count, explanation);
+    free(explanation);
     free(configs);
     w4a16_context_destroy(context);
     return exit_code;

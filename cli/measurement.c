@@ -116,6 +116,7 @@ int print_bench_json(const bench_output *output) {
         }
         json_array_append_new(rows, object);
     }
+    if (output->explanations) json_put(root, "explanations", json_incref(output->explanations));
     json_put(root, "results", rows);
     return json_print(root);
 }

@@ -174,6 +174,7 @@ w4a16_status w4a16_tune(w4a16_context *context, const w4a16_tune_options *option
     size_t count;
     w4a16_tune_result found;
     status = w4_tune(&job, &points, &count, &found);
+    w4_profile_pool_drop(context->pool); /* the device's memory is the engine's */
     /* Also after a failure: what was measured holds. */
     w4a16_status added =
         count ? w4_context_add_cache(context, points, count, options->cache ? options->cache : "tuned by this process")

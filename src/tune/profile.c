@@ -83,6 +83,12 @@ static void drop_copies(w4_profile_pool *pool) {
     w4_matrix_free(&pool->matrix);
 }
 
+void w4_profile_pool_drop(w4_profile_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    drop_copies(pool);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 void w4_profile_pool_destroy(w4_profile_pool *pool) {
     if (!pool) return;
     drop_copies(pool);

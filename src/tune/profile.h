@@ -11,6 +11,8 @@ typedef struct w4_profile_pool w4_profile_pool;
 
 w4a16_status w4_profile_pool_create(const w4_backend *backend, w4_device *device, w4_profile_pool **pool);
 void w4_profile_pool_destroy(w4_profile_pool *pool);
+/** Give the memory back until the next run. */
+void w4_profile_pool_drop(w4_profile_pool *pool);
 
 /** How long a config is timed. */
 typedef struct w4_profile_effort {

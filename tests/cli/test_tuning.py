@@ -173,6 +173,8 @@ class Explain(TuningTest):
         self.assertRegex(text, r"\n  cannot run: needs AVX2[^\n]*: cpu_avx2_m1n16, ")
         listed = [config for config in self.configs(5) if config["feasible"]]
         self.assertEqual(sorted(config["rank"] for config in listed), list(range(1, len(listed) + 1)))
+        report = self.succeed_json("configs", *SHAPE, "-m", "5", "--explain", "--instruction-set", "reference")
+        self.assertEqual(report["explanation"], text)
         self.refuse(2, "configs", "--explain", says="--explain needs a multiplication")
 
     def test_bench(self):
@@ -180,6 +182,9 @@ class Explain(TuningTest):
         text = self.succeed("bench", *arguments, "--explain", "--cost-model")
         self.assertIn("(the cost model alone, as asked)", text)
         self.assertIn("measured ceilings", text)
+        report = self.succeed_json("bench", *arguments, "--explain")
+        self.assertEqual(len(report["explanations"]), 1)
+        self.assertIn("M 5..5: cpu_", report["explanations"][0])
         text = self.succeed("bench", *arguments, "--profile")
         self.assertRegex(text, r" RANK\n")
         report = self.succeed_json("bench", *arguments, "--profile")
