@@ -21,10 +21,10 @@ def config_names():
     for definition in ("sm90", "sm80"):
         for line in (ROOT / f"kernels/{definition}/kernels.def").read_text().splitlines():
             fields = re.split(r"[(), ]+", line)
-            if fields[0] not in ("W4_SM90_KERNEL", "W4_SM90_ANY_GROUP", "W4_SM80_KERNEL", "W4_SM80_DECODE"):
+            if not re.fullmatch(r"W4_SM[89]0_[A-Z_]+", fields[0]):
                 continue
             names.add(fields[1])
-            if fields[0] != "W4_SM80_DECODE":
+            if not fields[0].endswith("_DECODE"):
                 names.add(fields[1] + "_streamk")
             if fields[0] == "W4_SM90_KERNEL" and int(fields[10]):
                 names.add(f"{fields[1]}_split{fields[10]}")

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The tuner. At each point (a problem and a number of tokens) configs are timed in the order of the cost model, first
  * shortly, and those near the best once more for longer; the rest is left out when even the cost model's mistakes so
- * far could not bring it near the best. */
+ * far could not bring it near the best. Those that came out close are then timed in turn: clocks and neighbours change
+ * with time, and a figure of now does not compare with one of a minute ago. */
 #include "tune/tune.h"
 
 #include "core/file.h"
@@ -19,6 +20,9 @@ static const double NEAR = 1.1;     /* a first time up to this many times the be
 static const double FAR = 3;        /* a first run over this many times the best ends a config at once */
 static const double HOPELESS = 1.3; /* as is one whose prediction, corrected, is over this many times the best */
 enum { LEAST_TIMED = 4 };           /* before that nothing is hopeless: one prediction may be far off */
+
+static const double CLOSE = 1.05, PLAY_OFF_SECONDS = 0.1;
+enum { FINALISTS = 4, ROUNDS = 2 };
 
 typedef struct tuner {
     const w4_tune_job *job;
@@ -171,6 +175,39 @@ static w4a16_status time_candidates(tuner *self, const w4_problem *problem, cons
     return W4A16_OK;
 }
 
+/** Time the fastest configs and the one that was chosen before in turn, ROUNDS times; the least time of each counts.
+ * *before_seconds: the time of the one from before, 0 where it has none. */
+static w4a16_status play_off(const tuner *self, const w4_problem *problem, size_t before, double *before_seconds,
+                             w4_tuned_point *point) {
+    w4_tuned_result finalists[FINALISTS];
+    int count = 0;
+    if (*before_seconds > 0) finalists[count++] = (w4_tuned_result){before, HUGE_VAL};
+    for (int i = 0; i < point->count && count < FINALISTS; i++) {
+        bool close = point->results[i].seconds <= CLOSE * point->results[0].seconds;
+        if (close && point->results[i].config != before)
+            finalists[count++] = (w4_tuned_result){point->results[i].config, HUGE_VAL};
+    }
+    if (count < 2) return W4A16_OK;
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < count; i++) {
+            w4a16_profile_result result;
+            W4_TRY(w4_profile_run(self->job->pool, problem, finalists[i].config,
+                                  (w4_profile_effort){PLAY_OFF_SECONDS, HUGE_VAL}, &result));
+            finalists[i].seconds = fmin(finalists[i].seconds, result.seconds);
+        }
+    w4_tuned_point sorted = {.problem = point->problem};
+    for (int i = 0; i < count; i++) note(&sorted, finalists[i].config, finalists[i].seconds);
+    for (int i = 0; i < point->count; i++) {
+        bool again = false;
+        for (int j = 0; j < count; j++) again = again || finalists[j].config == point->results[i].config;
+        /* A time of before does not win over those of now. */
+        if (!again) note(&sorted, point->results[i].config, fmax(point->results[i].seconds, sorted.results[0].seconds));
+    }
+    if (*before_seconds > 0) *before_seconds = finalists[0].seconds;
+    *point = sorted;
+    return W4A16_OK;
+}
+
 static w4a16_status measure_point(tuner *self, size_t which, const w4_problem *problem, double deadline) {
     const w4_plan_measured *measured = &self->job->measured;
     w4a16_problem asked = self->job->options->problems[which];
@@ -189,6 +226,13 @@ static w4a16_status measure_point(tuner *self, size_t which, const w4_problem *p
         .problem = &asked, .failure = "", .chosen = chosen.name, .done = self->done_work, .total = self->total_work};
     w4a16_status status = time_candidates(self, problem, candidates, count, deadline, &progress, &point, &timed);
     free(candidates);
+    if (!status && point.count && now() < deadline) {
+        status = play_off(self, problem, before.config, &progress.chosen_seconds, &point);
+        w4_config winner;
+        self->backend->config_get(self->device, point.results[0].config, &winner);
+        progress.best = winner.name;
+        progress.best_seconds = point.results[0].seconds;
+    }
     /* A point that was cut short by an error or a cancellation says nothing about the best. */
     if (status || !point.count) return status;
     self->points[self->count] = point;

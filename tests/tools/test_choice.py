@@ -91,6 +91,20 @@ class MakeTable(ToolTest):
         self.assertEqual(self.succeed(*tables), (SOURCE / "src/backend/cuda/tuned_h200.def").read_text())
 
 
+class ConfigNames(unittest.TestCase):
+    def test_names_are_those_of_the_library(self):
+        fake = pathlib.Path(os.environ["W4A16_BUILD"], "tests/cuda/fake")
+        if not (fake / "libcuda.so.1").exists():
+            self.skipTest("this build has no CUDA backend")
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(fake), "W4A16_FAKE_CUDA": "sm_90"}
+        result = subprocess.run([os.environ["W4A16_COMMAND"], "configs", "--json", "--device", "cuda:0"], text=True,
+                                capture_output=True, check=True, env=environment)
+        sys.path.insert(0, str(SOURCE / "tools"))
+        from profile_table import config_names
+
+        self.assertEqual({config["name"] for config in json.loads(result.stdout)["configs"]}, config_names())
+
+
 class ChoiceAccuracy(ToolTest):
     script = "choice_accuracy.py"
 
