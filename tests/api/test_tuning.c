@@ -356,6 +356,19 @@ static void foreign_files_are_refused(void **state) {
         char *said = describe(context, &problem);
         assert_non_null(strstr(said, "W4A16_CACHE not used: "));
         free(said);
+        uint64_t seed = 9;
+        test_weight arrays;
+        test_weight_make(&arrays, &seed, N, K, 128, W4A16_FP16, W4A16_ZERO_SYMMETRIC, TEST_NO_VALUES);
+        w4a16_weight *weight;
+        CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
+        w4a16_plan *plan = test_plan(weight, 5, W4A16_FP16, W4A16_FP16, NULL);
+        w4a16_plan_info info = {.struct_size = sizeof info};
+        CHECK(w4a16_plan_query(plan, &info));
+        assert_ptr_equal(strstr(info.reason, "W4A16_CACHE not used"), info.reason);
+        assert_non_null(strstr(info.reason, "least predicted time: M 1.."));
+        w4a16_plan_destroy(plan);
+        w4a16_weight_destroy(weight);
+        test_weight_free(&arrays);
         w4a16_context_destroy(context);
         unsetenv("W4A16_CACHE");
         /* Tuning adds to another world's file, and lets a damaged one be, before it measures. */
