@@ -176,6 +176,14 @@ const char *seconds_text(double seconds) {
     return text;
 }
 
+const char *source_text(w4a16_choice_source source) {
+    static const char *const texts[] = {[W4A16_CHOICE_NAME] = "name",
+                                        [W4A16_CHOICE_CACHE] = "cache",
+                                        [W4A16_CHOICE_TABLE] = "table",
+                                        [W4A16_CHOICE_COST_MODEL] = "cost model"};
+    return texts[source];
+}
+
 const char *zero_kind_text(w4a16_zero_kind kind) {
     switch (kind) {
     case W4A16_ZERO_SYMMETRIC:
@@ -223,4 +231,15 @@ bool config_known(const w4a16_context *context, const char *name) {
         fail("--config: there is no config '%s' on this device; w4a16 configs lists them", name);
     }
     return !status && known;
+}
+
+char *explanation_text(const w4a16_context *context, const w4a16_problem *problem) {
+    size_t length = 0;
+    w4a16_status status = w4a16_problem_describe(context, problem, NULL, 0, &length);
+    char *text = allocate(length + 1, 1);
+    if (!status) status = w4a16_problem_describe(context, problem, text, length + 1, &length);
+    if (!status) return text;
+    fail_library();
+    free(text);
+    return NULL;
 }

@@ -25,6 +25,8 @@ int command_gemm(int argc, char **argv);
 int command_verify(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_configs(int argc, char **argv);
+int command_tune(int argc, char **argv);
+int command_cache(int argc, char **argv);
 
 /** The running subcommand, for error lines; set once by main. */
 void set_command_name(const char *name);
@@ -82,8 +84,13 @@ void raise_interruption(void);
 const char *bytes_text(double bytes);
 /** "1.5 s", "12 ms", "3 min 20 s"; static storage for the last 4 calls. */
 const char *seconds_text(double seconds);
+/** "name", "cache", "table", "cost model". */
+const char *source_text(w4a16_choice_source source);
 /** "symmetric", "integer", "float". */
 const char *zero_kind_text(w4a16_zero_kind kind);
+
+/** How a plan for the problem's m chooses, to be freed; NULL after an error line. */
+char *explanation_text(const w4a16_context *context, const w4a16_problem *problem);
 
 /** Whether `context`'s device has a config of this name; false after an error line. */
 bool config_known(const w4a16_context *context, const char *name);

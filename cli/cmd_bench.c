@@ -3,9 +3,9 @@
 #include "measurement.h"
 #include "options.h"
 #include "progress.h"
+#include "report.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static const command_help help = {
     "-m M[,M] -n N -k K [options]",
@@ -27,7 +27,7 @@ typedef struct bench_arguments {
     int64_t n, k, group_size, threads;
     int dtype, scale_dtype, instruction_set;
     double seconds;
-    bool asymmetric, no_overlap, profile, json, force;
+    bool asymmetric, no_overlap, cost_model, explain, profile, json, force;
 } bench_arguments;
 
 typedef struct bench {
@@ -36,6 +36,7 @@ typedef struct bench {
     w4a16_ceilings ceilings;
     measurement *rows;
     size_t count, failed;
+    json_t *explanations; /* NULL without --explain and --json */
 } bench;
 
 static w4a16_problem make_problem(const bench_arguments *arguments, int64_t m) {
@@ -49,6 +50,7 @@ static w4a16_problem make_problem(const bench_arguments *arguments, int64_t m) {
     problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
     problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
     if (arguments->no_overlap) problem.flags |= W4A16_PLAN_NO_OVERLAP;
+    if (arguments->cost_model) problem.flags |= W4A16_PLAN_COST_MODEL;
     return problem;
 }
 
@@ -66,42 +68,51 @@ static w4a16_status measure(bench *self, const w4a16_problem *problem, const cha
     return status;
 }
 
-static int by_speed(const void *left, const void *right) {
-    const measurement *a = left, *b = right;
-    if (!a->failure != !b->failure) return a->failure ? 1 : -1;
-    if (a->failure) return strcmp(a->result.config, b->result.config);
-    return (a->result.seconds > b->result.seconds) - (a->result.seconds < b->result.seconds);
+/* Where the M at hand stands among all. */
+typedef struct place {
+    double done, total;
+} place;
+
+static int show_progress(const w4a16_measure_progress *progress, void *user) {
+    const place *at = user;
+    progress_show(at->done + progress->done / progress->total, at->total, progress->config);
+    return 0;
 }
 
-/* Whether a config's name holds one of the comma-separated texts. */
-static bool holds_one(const char *name, const char *texts) {
-    while (*texts) {
-        size_t length = strcspn(texts, ",");
-        for (const char *at = name; length && *at; at++)
-            if (strncmp(at, texts, length) == 0) return true;
-        texts += length + (texts[length] == ',');
-    }
-    return false;
-}
-
-/* All feasible configs of one problem (--only: those that hold one of its texts), after the library's choice, which is
- * the row before. */
-static bool measure_others(bench *self, const w4a16_problem *problem, double done, double total) {
-    size_t first = self->count - 1, count = 0;
-    const char *chosen = self->rows[first].result.config;
+/* All feasible configs of one problem (--only: those that hold one of its texts, and the library's choice). */
+static bool measure_profile(bench *self, const w4a16_problem *problem, place at) {
+    size_t count = 0;
     w4a16_status status = w4a16_config_list(self->context, problem, NULL, 0, &count);
-    w4a16_config_info *configs = allocate(count, sizeof *configs);
-    if (!status) status = w4a16_config_list(self->context, problem, configs, count, &count);
+    w4a16_profile_result *results = allocate(count, sizeof *results);
+    if (!status)
+        status = w4a16_profile_all(self->context, problem, self->arguments->only, self->arguments->seconds,
+                                   show_progress, &at, results, count, &count);
     if (status) fail_library();
     for (size_t i = 0; !status && i < count; i++) {
-        progress_show(done + (double)(i + 1) / (double)count, total, configs[i].name);
-        measurement *row;
-        if (self->arguments->only && !holds_one(configs[i].name, self->arguments->only)) continue;
-        if (configs[i].feasible && strcmp(configs[i].name, chosen) != 0) measure(self, problem, configs[i].name, &row);
+        self->rows = reallocate(self->rows, self->count + 1, sizeof *self->rows);
+        measurement *row = &self->rows[self->count++];
+        *row = (measurement){.problem = *problem, .result = results[i], .chosen = results[i].chosen};
+        if (!results[i].failure[0]) continue;
+        row->failure = format_text("%s", results[i].failure);
+        self->failed++;
     }
-    free(configs);
-    qsort(self->rows + first, self->count - first, sizeof *self->rows, by_speed);
+    free(results);
     return !status;
+}
+
+/* Before the table, or into the JSON. */
+static bool explain(bench *self, const w4a16_problem *problem) {
+    char *text = explanation_text(self->context, problem);
+    if (!text) return false;
+    progress_clear();
+    if (self->arguments->json) {
+        if (!self->explanations) self->explanations = json_array();
+        json_array_append_new(self->explanations, json_string(text));
+    } else {
+        puts(text);
+    }
+    free(text);
+    return true;
 }
 
 static bool measure_all(bench *self) {
@@ -109,15 +120,18 @@ static bool measure_all(bench *self) {
     double total = (double)arguments->m.count;
     for (size_t i = 0; i < arguments->m.count; i++) {
         w4a16_problem problem = make_problem(arguments, arguments->m.items[i]);
+        if (arguments->explain && !explain(self, &problem)) return false;
+        if (arguments->profile) {
+            if (!measure_profile(self, &problem, (place){(double)i, total})) return false;
+            continue;
+        }
         measurement *row;
         if (measure(self, &problem, arguments->config, &row)) {
             fail_library();
             return false;
         }
-        const char *config = row->result.config; /* the row moves when the next is added */
         row->chosen = !arguments->config;
-        if (arguments->profile && !measure_others(self, &problem, (double)i, total)) return false;
-        progress_show((double)(i + 1), total, config);
+        progress_show((double)(i + 1), total, row->result.config);
     }
     return true;
 }
@@ -152,6 +166,7 @@ static int print_output(const bench *self, const w4a16_device_info *device, text
         .count = self->count,
         .shown_per_m = 10,
         .profile = self->arguments->profile,
+        .explanations = self->explanations,
     };
     if (self->arguments->csv) {
         write_bench_csv(&output, csv->stream);
@@ -185,6 +200,7 @@ static int run_bench(const bench_arguments *arguments) {
     }
     for (size_t i = 0; i < self.count; i++) free(self.rows[i].failure);
     free(self.rows);
+    json_decref(self.explanations);
     w4a16_context_destroy(context);
     return exit_code;
 }
@@ -210,9 +226,13 @@ int command_bench(int argc, char **argv) {
         {"config", 0, OPTION_TEXT, "NAME", &arguments.config,
          "the kernel config, as `w4a16 configs` names it (default:\nthe library chooses)", 0, 0, 0, 0},
         {"profile", 'p', OPTION_FLAG, NULL, &arguments.profile,
-         "every feasible config, the fastest first; the table\nshows ten and marks the library's choice", 0, 0, 0, 0},
+         "every feasible config, the fastest first; the table\nshows ten, with the cost model's rank, and marks "
+         "the\nlibrary's choice",
+         0, 0, 0, 0},
         {"only", 0, OPTION_TEXT, "TEXT[,TEXT]", &arguments.only,
          "with --profile, besides the library's choice only\nconfigs whose names hold one of these texts", 0, 0, 0, 0},
+        OPTION_ENTRY_COST_MODEL(&arguments.cost_model),
+        OPTION_ENTRY_EXPLAIN(&arguments.explain),
         {"no-overlap", 0, OPTION_FLAG, NULL, &arguments.no_overlap,
          "start each call's kernel only when the one before has\nended; not the way of plans (default: overlap where "
          "the\nGPU can)",

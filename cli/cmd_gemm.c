@@ -20,7 +20,7 @@ typedef struct gemm_arguments {
     const char *weight, *module, *input, *output, *device, *config;
     int dtype, instruction_set;
     int64_t threads;
-    bool force;
+    bool force, cost_model, explain;
 } gemm_arguments;
 
 static bool convertible(w4a16_dtype dtype) {
@@ -76,6 +76,20 @@ static uint16_t *read_input(const gemm_arguments *arguments, int64_t k, int64_t 
     return activations;
 }
 
+/* How the plan was chosen, after the result's line. */
+static bool explain_plan(const w4a16_plan *plan) {
+    size_t length = 0;
+    w4a16_status status = w4a16_plan_describe(plan, NULL, 0, &length);
+    char *text = allocate(length + 1, 1);
+    if (!status) status = w4a16_plan_describe(plan, text, length + 1, &length);
+    if (status)
+        fail_library();
+    else
+        printf("\n%s", text);
+    free(text);
+    return !status;
+}
+
 static int multiply(const gemm_arguments *arguments, const w4a16_weight *weight, const w4a16_weight_info *shape,
                     const char *device) {
     int64_t m = 0;
@@ -90,6 +104,7 @@ static int multiply(const gemm_arguments *arguments, const w4a16_weight *weight,
         options.m_min = options.m_max = m;
         options.a_dtype = (w4a16_dtype)arguments->dtype;
         options.config = arguments->config;
+        if (arguments->cost_model) options.flags |= W4A16_PLAN_COST_MODEL;
         w4a16_tensor output = {
             .name = "output",
             .dtype = (w4a16_dtype)arguments->dtype,
@@ -113,6 +128,7 @@ static int multiply(const gemm_arguments *arguments, const w4a16_weight *weight,
                    "costs\n",
                    (long long)m, (long long)shape->n, w4a16_dtype_name(output.dtype), arguments->output, (long long)m,
                    (long long)shape->n, (long long)shape->k, chosen.config, device, seconds_text(seconds));
+        if (!status && arguments->explain && !explain_plan(plan)) exit_code = EXIT_RUNTIME;
     }
     w4a16_plan_destroy(plan);
     free(a);
@@ -162,6 +178,8 @@ int command_gemm(int argc, char **argv) {
         OPTION_ENTRY_DEVICE(&arguments.device),
         {"config", 0, OPTION_TEXT, "NAME", &arguments.config,
          "the kernel config, as `w4a16 configs` names it (default:\nthe library chooses)", 0, 0, 0, 0},
+        OPTION_ENTRY_COST_MODEL(&arguments.cost_model),
+        OPTION_ENTRY_EXPLAIN(&arguments.explain),
         OPTION_ENTRY_THREADS(&arguments.threads),
         OPTION_ENTRY_INSTRUCTIONS(&arguments.instruction_set),
         OPTION_ENTRY_FORCE(&arguments.force),

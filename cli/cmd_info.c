@@ -2,8 +2,10 @@
  * `w4a16 info`: this machine as the library sees it. */
 #include "options.h"
 #include "report.h"
+#include "table.h"
 
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const command_help help = {
@@ -42,6 +44,21 @@ static void print_device(const w4a16_device_info *device) {
     }
 }
 
+/* What the device that auto picks knows of tuned results, where W4A16_CACHE names a file: the question then is whether
+ * it is used. @return false after an error line */
+static bool find_tuning(w4a16_tuning_info *tuning) {
+    const char *path = getenv("W4A16_CACHE");
+    w4a16_device_info device;
+    *tuning = (w4a16_tuning_info){.struct_size = sizeof *tuning};
+    if (!path || !*path) return true;
+    w4a16_context *context = open_context(NULL, 0, NULL, &device);
+    if (!context) return false;
+    bool good = !w4a16_context_tuning(context, tuning);
+    if (!good) fail_library();
+    w4a16_context_destroy(context);
+    return good;
+}
+
 int command_info(int argc, char **argv) {
     bool json = false;
     int exit_code;
@@ -69,6 +86,12 @@ int command_info(int argc, char **argv) {
         json_decref(root);
         return fail_library();
     }
+    w4a16_tuning_info tuning;
+    if (!find_tuning(&tuning)) {
+        json_decref(list);
+        json_decref(root);
+        return EXIT_RUNTIME;
+    }
     if (!json) {
         json_decref(list);
         json_decref(root);
@@ -76,6 +99,11 @@ int command_info(int argc, char **argv) {
             printf("%-10s %s\n", "GPUs",
                    W4A16_CLI_GPU_KERNELS ? "none found" : "not looked for: this build holds no GPU kernels");
         printf("\nauto picks %s: %s\n", automatic.id, automatic.reason);
+        if (tuning.cache[0]) {
+            printf("tuned results: %zu, ", tuning.cache_points);
+            print_clean(tuning.cache, stdout);
+            putchar('\n');
+        }
         return 0;
     }
     json_put_text(root, "version", w4a16_version());
@@ -83,6 +111,8 @@ int command_info(int argc, char **argv) {
     json_put(root, "gpu_kernels", json_boolean(W4A16_CLI_GPU_KERNELS));
     json_put(root, "devices", list);
     json_put_text(root, "automatic", automatic.id);
+    json_put(root, "tuned_results", json_integer((json_int_t)tuning.cache_points));
+    json_put_text(root, "cache", tuning.cache);
     json_put_text(root, "automatic_reason", automatic.reason);
     return json_print(root);
 }

@@ -23,6 +23,8 @@ static const subcommand subcommands[] = {
     {"gemm", "multiply activations by one layer", command_gemm},
     {"verify", "check every layer of a checkpoint through the kernels", command_verify},
     {"bench", "time a multiplication with cold weights", command_bench},
+    {"tune", "find the fastest config of each layer by measuring, and keep it", command_tune},
+    {"cache", "show, merge and export files of tuned results", command_cache},
     {"configs", "list the kernel configs and what they can run", command_configs},
 };
 enum { SUBCOMMAND_COUNT = sizeof subcommands / sizeof *subcommands };

@@ -38,7 +38,11 @@ void print_bench_table(const bench_output *output) {
            problem->flags & W4A16_PLAN_NO_OVERLAP ? ", no overlap of calls" : "");
     printf("measured ceilings: %.1f GB/s read, %.1f GFLOP/s\n\n", output->ceilings->read_bytes_per_second * 1e-9,
            output->ceilings->flop_per_second * 1e-9);
-    table *rows = table_create("M|<CONFIG|TIME µs|GFLOP/s|GB/s|OF LIMIT|<LIMIT|REL. ERROR|RUNS");
+    bool fast = output->ceilings->flop_per_second > 1e13;
+    char *headers = format_text("M|<CONFIG|TIME µs|%s|GB/s|OF LIMIT|<LIMIT|REL. ERROR|RUNS%s",
+                                fast ? "TFLOP/s" : "GFLOP/s", output->profile ? "|RANK" : "");
+    table *rows = table_create(headers);
+    free(headers);
     size_t place = 0, hidden = 0;
     bool beyond = false; /* faster than a limit: then the limit was measured too low */
     for (size_t i = 0; i < output->count; i++) {
@@ -54,16 +58,18 @@ void print_bench_table(const bench_output *output) {
             for (int column = 0; column < 4; column++) table_add(rows, "-");
             table_add(rows, "FAIL: %s", row->failure);
             for (int column = 0; column < 2; column++) table_add(rows, "-");
+            if (output->profile) table_add(rows, "%d", row->result.rank);
             continue;
         }
         table_add(rows, "%.1f", row->result.seconds * 1e6);
-        table_add(rows, "%.1f", row->flop_per_second * 1e-9);
+        table_add(rows, "%.1f", row->flop_per_second * (fast ? 1e-12 : 1e-9));
         table_add(rows, "%.2f", row->bytes_per_second * 1e-9);
         table_add(rows, "%.1f %%", row->share * 100);
         beyond = beyond || row->share > 1.1;
         table_add(rows, "%s", limit_text(row));
         table_add(rows, "%.2e", row->result.relative_error);
         table_add(rows, "%d", row->result.runs);
+        if (output->profile) table_add(rows, "%d", row->result.rank);
     }
     table_print(rows, stdout);
     table_destroy(rows);
@@ -72,7 +78,7 @@ void print_bench_table(const bench_output *output) {
         puts("A result beyond the limits: other work slowed their measurement, or the data fits in a cache. Run it "
              "again "
              "on an idle machine, or with a larger matrix.");
-    if (output->profile) puts("* the config that the library chooses");
+    if (output->profile) puts("* the config that the library chooses; RANK: by the cost model's prediction");
 }
 
 int print_bench_json(const bench_output *output) {
@@ -105,16 +111,20 @@ int print_bench_json(const bench_output *output) {
             json_put_text(object, "limit", limit_text(row));
             json_put(object, "relative_error", json_number(row->result.relative_error));
             json_put(object, "runs", json_integer(row->result.runs));
+            json_put(object, "predicted_seconds", json_number(row->result.predicted_seconds));
+            json_put(object, "rank", json_integer(row->result.rank));
         }
         json_array_append_new(rows, object);
     }
+    if (output->explanations) json_put(root, "explanations", json_incref(output->explanations));
     json_put(root, "results", rows);
     return json_print(root);
 }
 
 void write_bench_csv(const bench_output *output, FILE *stream) {
     fputs("device,m,n,k,group_size,zero_points,dtype,scale_dtype,config,chosen,microseconds,gflops,"
-          "gigabytes_per_second,share_of_ceiling,limit,relative_error,runs,read_ceiling_gbs,flop_ceiling_gflops\n",
+          "gigabytes_per_second,share_of_ceiling,limit,relative_error,runs,read_ceiling_gbs,flop_ceiling_gflops,"
+          "predicted_microseconds,rank\n",
           stream);
     for (size_t i = 0; i < output->count; i++) {
         const measurement *row = &output->rows[i];
@@ -124,9 +134,9 @@ void write_bench_csv(const bench_output *output, FILE *stream) {
                 (long long)problem->n, (long long)problem->k, (long long)problem->group_size,
                 zero_kind_text(problem->zero_kind), w4a16_dtype_name(problem->a_dtype),
                 w4a16_dtype_name(problem->scale_dtype), row->result.config, row->chosen);
-        fprintf(stream, "%.6g,%.6g,%.6g,%.6g,%s,%.6g,%d,%.6g,%.6g\n", row->result.seconds * 1e6,
+        fprintf(stream, "%.6g,%.6g,%.6g,%.6g,%s,%.6g,%d,%.6g,%.6g,%.6g,%d\n", row->result.seconds * 1e6,
                 row->flop_per_second * 1e-9, row->bytes_per_second * 1e-9, row->share, limit_text(row),
                 row->result.relative_error, row->result.runs, output->ceilings->read_bytes_per_second * 1e-9,
-                output->ceilings->flop_per_second * 1e-9);
+                output->ceilings->flop_per_second * 1e-9, row->result.predicted_seconds * 1e6, row->result.rank);
     }
 }

@@ -5,6 +5,8 @@
 
 #include "cli.h"
 
+#include <jansson.h>
+
 typedef struct measurement {
     w4a16_problem problem;
     w4a16_profile_result result;
@@ -30,6 +32,7 @@ typedef struct bench_output {
     size_t count;
     size_t shown_per_m; /* of the table; the chosen config is always shown */
     bool profile;
+    json_t *explanations; /* of each M, or NULL */
 } bench_output;
 
 void print_bench_table(const bench_output *output);

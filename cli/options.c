@@ -83,6 +83,23 @@ static bool store_integers(const option_spec *option, const char *text) {
     }
 }
 
+/* "1,16,33", or "1-8192". */
+static bool store_tokens(const option_spec *option, const char *text) {
+    token_counts *tokens = option->target;
+    const char *dash = strchr(text, '-');
+    option_spec list = *option;
+    list.target = &tokens->list;
+    tokens->first = tokens->last = 0;
+    if (!dash || dash == text) return store_integers(&list, text);
+    free_integers(&tokens->list);
+    if (!store_integer(option, text, (size_t)(dash - text), &tokens->first) ||
+        !store_integer(option, dash + 1, strlen(dash + 1), &tokens->last))
+        return false;
+    if (tokens->first <= tokens->last) return true;
+    fail_usage("%s: the range '%s' ends before it begins; give FIRST-LAST", option_text(option), text);
+    return false;
+}
+
 static bool store_group_size(const option_spec *option, const char *text) {
     int64_t value;
     if (!read_integer(text, strlen(text), &value)) {
@@ -142,6 +159,8 @@ static bool store(const option_spec *option, const char *text) {
         return store_integer(option, text, strlen(text), option->target);
     case OPTION_INTEGERS:
         return store_integers(option, text);
+    case OPTION_TOKENS:
+        return store_tokens(option, text);
     case OPTION_GROUP_SIZE:
         return store_group_size(option, text);
     case OPTION_SECONDS:
@@ -208,9 +227,10 @@ static int check_rest(const command_help *help, const option_spec *options, cons
         return fail_usage("%s %s is missing", option_text(&options[i]), options[i].argument);
     }
     if (operand) {
+        bool is_model = strncmp(help->forms, "PATH", 4) == 0;
         if (optind >= argc)
-            return fail_usage("%.*s is missing: give a .safetensors file or a model folder",
-                              (int)strcspn(help->forms, " "), help->forms);
+            return fail_usage("%.*s is missing%s", (int)strcspn(help->forms, " "), help->forms,
+                              is_model ? ": give a .safetensors file or a model folder" : "");
         *operand = argv[optind++];
     }
     if (optind < argc) return fail_usage("unexpected argument '%s'", argv[optind]);

@@ -28,12 +28,19 @@ typedef struct integer_list {
     size_t count;
 } integer_list;
 
+/** Numbers of tokens: a list, or a range. */
+typedef struct token_counts {
+    integer_list list;
+    int64_t first, last; /* of the range; 0 where there is none */
+} token_counts;
+
 typedef enum option_kind {
     OPTION_FLAG,       /* bool */
     OPTION_TEXT,       /* const char * */
     OPTION_TEXTS,      /* text_list; may be repeated */
     OPTION_INTEGER,    /* int64_t within minimum..maximum */
     OPTION_INTEGERS,   /* integer_list: comma-separated, each within minimum..maximum */
+    OPTION_TOKENS,     /* token_counts: as OPTION_INTEGERS, or FIRST-LAST */
     OPTION_GROUP_SIZE, /* int64_t: a multiple of 32, or -1 */
     OPTION_SECONDS,    /* double within minimum..maximum */
     OPTION_CHOICE      /* int: the value of one of `choices` */
@@ -69,6 +76,20 @@ void free_texts(text_list *list);
 void free_integers(integer_list *list);
 
 /* Entries that several subcommands have word for word. */
+#define OPTION_ENTRY_COST_MODEL(target)                                                                                \
+    {                                                                                                                  \
+        "cost-model", 0, OPTION_FLAG, NULL, target,                                                                    \
+            "choose by the cost model alone (default: tuned results\nof W4A16_CACHE first, then the table shipped "    \
+            "for "                                                                                                     \
+            "the GPU)",                                                                                                \
+            0, 0, 0, 0                                                                                                 \
+    }
+#define OPTION_ENTRY_EXPLAIN(target)                                                                                   \
+    {                                                                                                                  \
+        "explain", 0, OPTION_FLAG, NULL, target,                                                                       \
+            "say how the config is chosen: the source, every\ncandidate with its time, and why others cannot run", 0,  \
+            0, 0, 0                                                                                                    \
+    }
 #define OPTION_ENTRY_JSON(target)                                                                                      \
     { "json", 0, OPTION_FLAG, NULL, target, "print JSON instead of a table", 0, 0, 0, 0 }
 #define OPTION_ENTRY_FORCE(target)                                                                                     \

@@ -10,15 +10,20 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-static double started, last_shown;
+static double started, last_shown, limit;
 static bool enabled, visible;
 
 void progress_begin(void) {
     started = seconds_now();
     last_shown = 0;
+    limit = 0;
     visible = false;
     const char *terminal = getenv("TERM");
     enabled = isatty(STDERR_FILENO) && !(terminal && !strcmp(terminal, "dumb"));
+}
+
+void progress_limit(double seconds) {
+    limit = seconds;
 }
 
 void progress_clear(void) {
@@ -33,6 +38,7 @@ void progress_show(double done, double total, const char *what) {
     last_shown = now;
     double share = done < total ? done / total : 1;
     double left = (now - started) * (1 - share) / share;
+    if (limit > 0 && left > limit - (now - started)) left = now - started < limit ? limit - (now - started) : 0;
     struct winsize window;
     int columns = 80;
     if (!ioctl(STDERR_FILENO, TIOCGWINSZ, &window) && window.ws_col > 0) columns = window.ws_col;

@@ -5,6 +5,8 @@
 
 /** Start the clock. */
 void progress_begin(void);
+/** The work ends after so many seconds at most, whatever the estimate says. */
+void progress_limit(double seconds);
 /** @param done, total in any one unit @param what the item at hand */
 void progress_show(double done, double total, const char *what);
 /** Remove the line, so that other output can follow. */

@@ -36,8 +36,9 @@
  *   accept NULL. A child keeps what it needs of its parent alive: a context may be destroyed before its weights, a
  *   weight before its plans.
  * - Threads: contexts, weights, plans and open checkpoints and tensor files are immutable once made and may be used
- *   by any number of threads at once. A workspace serves one call in flight. Destroying an object while another
- *   thread is using that same handle is the caller's error.
+ *   by any number of threads at once. (A context may be given tuned results at any time; plans keep their choice.) A
+ *   workspace serves one call in flight. Destroying an object while another thread is using that same handle is the
+ *   caller's error.
  */
 #ifndef W4A16_H
 #define W4A16_H
@@ -229,8 +230,19 @@ enum {
      * driver can do so (programmatic dependent launch: compute capability 9.0), it may start while that one still
      * runs; it then loads nothing but weights until that one has ended, so that results and the order of the stream
      * are the same either way, in graphs, too. The flag is for measuring what that gains. Ignored on the CPU. */
-    W4A16_PLAN_NO_OVERLAP = 1u << 1
+    W4A16_PLAN_NO_OVERLAP = 1u << 1,
+    /** Choose by the cost model alone, as if there were no tuned results and no table shipped for the GPU: for
+     * measuring what these gain. */
+    W4A16_PLAN_COST_MODEL = 1u << 2
 };
+
+/** Where the choice of a config comes from; what stands first is asked first. docs/choosing.md says how. */
+typedef enum w4a16_choice_source {
+    W4A16_CHOICE_NAME = 0,      /**< the caller named it */
+    W4A16_CHOICE_CACHE = 1,     /**< measured on this machine: w4a16_tune, w4a16_context_load_cache */
+    W4A16_CHOICE_TABLE = 2,     /**< measured on such a GPU, and shipped with the library */
+    W4A16_CHOICE_COST_MODEL = 3 /**< predicted */
+} w4a16_choice_source;
 
 typedef struct w4a16_plan_options {
     size_t struct_size;
@@ -256,11 +268,18 @@ typedef struct w4a16_plan_info {
     const char *config;         /**< stable name; static storage */
     size_t workspace_bytes;     /**< what w4a16_gemm needs for m_max; may be 0 */
     size_t workspace_alignment; /**< a power of two */
-    double predicted_seconds;   /**< the cost model's figure for m_max */
-    char reason[256];           /**< why this config */
+    double predicted_seconds;   /**< for m_max: measured (tuned, shipped) or the cost model's figure */
+    char reason[256];           /**< why this config, as far as it fits; w4a16_plan_describe has all of it */
 } w4a16_plan_info;
 
 W4A16_API w4a16_status w4a16_plan_query(const w4a16_plan *plan, w4a16_plan_info *info);
+
+/** Say how the plan chose: for each range of M that one config serves where the choice came from, every candidate with
+ * its measured or predicted time, the fastest first, and why each other config cannot run. Lines for people: their form
+ * may change.
+ * @param text receives at most `capacity` bytes, the final zero included; may be NULL where capacity is 0
+ * @param length receives the whole text's length without the final zero, whatever fits */
+W4A16_API w4a16_status w4a16_plan_describe(const w4a16_plan *plan, char *text, size_t capacity, size_t *length);
 
 /** C = alpha * A * W^T + bias on the plan's device.
  * @param a [m, k] of a_dtype, row-major, row stride lda elements; at least 2-byte aligned
@@ -291,24 +310,34 @@ typedef struct w4a16_problem {
     int64_t group_size; /**< a multiple of 32, or -1 */
     w4a16_dtype a_dtype, c_dtype, scale_dtype;
     w4a16_zero_kind zero_kind;
-    uint32_t flags; /**< W4A16_PLAN_... */
+    int uneven_scales; /**< 1: a row has scales more than 2^60 apart, or one outside 2^-60 .. 2^60; few configs take
+                          them */
+    uint32_t flags;    /**< W4A16_PLAN_... */
 } w4a16_problem;
 
-/** fp16 everywhere, group size 128, symmetric, m = n = k = 0. */
+/** fp16 everywhere, group size 128, symmetric, even scales, m = n = k = 0. */
 W4A16_API void w4a16_problem_init(w4a16_problem *problem);
 
 typedef struct w4a16_config_info {
     const char *name; /**< stable; static storage */
     int32_t tile_m, tile_n, tile_k;
-    int feasible;             /**< for the problem asked about */
-    double predicted_seconds; /**< the cost model's figure; 0 where not feasible */
-    char reason[160];         /**< why it is not feasible; empty where it is */
+    int feasible;               /**< for the problem asked about */
+    double predicted_seconds;   /**< the cost model's figure; 0 where not feasible */
+    int rank;                   /**< among the feasible ones by that figure, from 1; 0 where not feasible */
+    double measured_seconds;    /**< by the tuned cache or the shipped table; 0 where neither has it */
+    w4a16_choice_source source; /**< where measured_seconds comes from; W4A16_CHOICE_COST_MODEL where it is 0 */
+    int chosen;                 /**< 1: the one that a plan for this m alone takes */
+    char reason[160];           /**< why it is not feasible; empty where it is */
 } w4a16_config_info;
 
 /** List a device's configs and say which can run `problem` (NULL: on any problem). Writes at most `capacity`
  * entries; `count` receives how many there are. The order is stable. */
 W4A16_API w4a16_status w4a16_config_list(const w4a16_context *context, const w4a16_problem *problem,
                                          w4a16_config_info *configs, size_t capacity, size_t *count);
+
+/** The text of w4a16_plan_describe for a plan that serves problem->m alone, without a weight. */
+W4A16_API w4a16_status w4a16_problem_describe(const w4a16_context *context, const w4a16_problem *problem, char *text,
+                                              size_t capacity, size_t *length);
 
 /** Speed limits of the context's device, measured by this call (about a second). */
 typedef struct w4a16_ceilings {
@@ -323,6 +352,10 @@ typedef struct w4a16_profile_result {
     double seconds;        /**< median of the timed runs, cold weights */
     double relative_error; /**< relative Frobenius error against fp64, of the run checked before timing */
     int runs;
+    double predicted_seconds; /**< the cost model's figure */
+    int rank;                 /**< by that figure among the feasible configs, from 1 */
+    int chosen;               /**< 1: the one that a plan for this m alone takes */
+    char failure[160];        /**< w4a16_profile_all: why there is no time (then seconds is 0); else empty */
 } w4a16_profile_result;
 
 /** Check, then time one config (NULL: the one that a plan would choose) on random data with cold weights: as many
@@ -330,6 +363,121 @@ typedef struct w4a16_profile_result {
  * time. @param min_seconds time budget of the timed part. */
 W4A16_API w4a16_status w4a16_profile(w4a16_context *context, const w4a16_problem *problem, const char *config,
                                      double min_seconds, w4a16_profile_result *result);
+
+/** How far w4a16_profile_all and w4a16_tune have come. Pointers live for the length of the callback. */
+typedef struct w4a16_measure_progress {
+    const w4a16_problem *problem;
+    const char *config;  /**< just measured; NULL where the point at hand is complete */
+    double seconds;      /**< its time; 0 where it has none */
+    const char *failure; /**< why it has none; empty where it has one */
+    const char *best;    /**< the fastest so far at this M; NULL: none yet */
+    double best_seconds;
+    const char *chosen;    /**< what a plan took before */
+    double chosen_seconds; /**< its time; 0 where it has none */
+    double done, total;    /**< points of (problem, M), the one at hand in part */
+} w4a16_measure_progress;
+
+/** Called after each measurement, from the calling thread. A value other than 0 cancels: the call returns
+ * W4A16_ERROR_CANCELLED. */
+typedef int (*w4a16_measure_callback)(const w4a16_measure_progress *progress, void *user);
+
+/** w4a16_profile for every feasible config, the fastest first; those that fail stand last, with the reason.
+ * @param only NULL, or texts separated by commas: besides the library's own choice only configs whose names hold one
+ * @param callback may be NULL @param results receives at most `capacity` entries
+ * @param count receives how many there are: at most what w4a16_config_list counts. */
+W4A16_API w4a16_status w4a16_profile_all(w4a16_context *context, const w4a16_problem *problem, const char *only,
+                                         double min_seconds, w4a16_measure_callback callback, void *user,
+                                         w4a16_profile_result *results, size_t capacity, size_t *count);
+
+/* ---- Tuning -------------------------------------------------------------------------------------------------- */
+
+/* Measured times are kept for buckets of M that end at 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (powers of two and three times
+ * powers of two): what was measured at an M serves that M and those below it in its bucket. A cache is a JSON file that
+ * holds them for one or more devices (docs/choosing.md). It is used only by the device, library and problem it was
+ * measured with: GPU or processor, number of SMs or threads, memory clock, the library's kernels and configs; N, K,
+ * group size, zero points, evenness of scales, dtypes, flags. */
+
+/** Add a cache file's results for this device to those that the context has; plans made from then on use them, newer
+ * files' rather than older files'. A context is made with those of the file that W4A16_CACHE names in the environment;
+ * a file that will not do is no error there, but w4a16_context_tuning, plans' descriptions and the log callback say
+ * why.
+ * @return NOT_FOUND, IO, FORMAT (damaged), UNSUPPORTED (only results of other devices or another library); the text
+ * says what. Thread-safe. */
+W4A16_API w4a16_status w4a16_context_load_cache(w4a16_context *context, const char *path);
+
+/** What a context knows besides its cost model. */
+typedef struct w4a16_tuning_info {
+    size_t struct_size;
+    size_t cache_points;  /**< of (problem, M), tuned: from cache files and w4a16_tune */
+    size_t table_points;  /**< in the table shipped for this device */
+    char table[64];       /**< the GPU that the table was measured on; empty: there is none for this device */
+    char cache[256];      /**< where the last cache came from, or why W4A16_CACHE was not used; empty: none was named */
+    char fingerprint[32]; /**< of the library's kernels and configs for this device */
+} w4a16_tuning_info;
+W4A16_API w4a16_status w4a16_context_tuning(const w4a16_context *context, w4a16_tuning_info *info);
+
+typedef struct w4a16_tune_options {
+    size_t struct_size;
+    const w4a16_problem *problems; /**< their m is not looked at */
+    size_t problem_count;
+    const int64_t
+        *m; /**< the numbers of tokens to measure at; NULL (after init): the ends of all buckets of m_min..m_max */
+    size_t m_count;
+    int64_t m_min, m_max;  /**< 1 and 8192 after init */
+    double budget_seconds; /**< 0 (after init): as long as it takes. Otherwise points share it evenly, and what is not
+                                reached is left to the next run; the least promising configs are dropped first */
+    int again;             /**< 1: measure also what the context or the cache file has already */
+    const char *cache;     /**< NULL, or the file that receives the results as they come, besides the context */
+    w4a16_measure_callback progress;
+    void *user;
+} w4a16_tune_options;
+
+W4A16_API void w4a16_tune_options_init(w4a16_tune_options *options);
+
+typedef struct w4a16_tune_result {
+    size_t struct_size;
+    size_t points;         /**< problems times numbers of tokens */
+    size_t measured;       /**< points measured by this call */
+    size_t known;          /**< points that were there already */
+    size_t left;           /**< points that the budget did not reach */
+    size_t configs_timed;  /**< in all */
+    size_t configs_failed; /**< wrong results: never chosen, never stored */
+    char failure[256];     /**< the first of those */
+} w4a16_tune_result;
+
+/** Find the fastest config of each problem and number of tokens, by measurement: every feasible config is checked
+ * against fp64 and timed with cold weights, in the order of the cost model, until the rest are hopeless. Plans of this
+ * context use the results at once; a cache file keeps them. Results are written when a problem is complete, when the
+ * call is cancelled, and where it fails, so that nothing measured is lost; several processes may tune into one file. */
+W4A16_API w4a16_status w4a16_tune(w4a16_context *context, const w4a16_tune_options *options, w4a16_tune_result *result);
+
+typedef struct w4a16_cache w4a16_cache;
+
+/** One result of a cache file. Strings live as long as the cache is open. */
+typedef struct w4a16_cache_entry {
+    size_t struct_size;
+    const char *device;      /**< the GPU's or processor's name */
+    const char *code;        /**< what kernels it ran: "sm_90a", "avx512" */
+    int processors;          /**< SMs; CPU threads */
+    int memory_mhz;          /**< to 100 MHz; 0: not known */
+    const char *fingerprint; /**< of the library's kernels and configs */
+    w4a16_problem problem;   /**< with its m */
+    const char *config;      /**< the fastest */
+    double seconds;
+    int timed;        /**< configs that were timed */
+    const char *date; /**< "2026-11-21T16:05:00Z" */
+} w4a16_cache_entry;
+
+/** Read a cache file, whatever devices it is of. */
+W4A16_API w4a16_status w4a16_cache_open(const char *path, w4a16_cache **cache);
+W4A16_API void w4a16_cache_close(w4a16_cache *cache);
+W4A16_API size_t w4a16_cache_count(const w4a16_cache *cache);
+W4A16_API w4a16_status w4a16_cache_get(const w4a16_cache *cache, size_t index, w4a16_cache_entry *entry);
+
+/** Merge the results of `source` into the cache file `path`, which is made where there is none: of two results for the
+ * same, the newer one stays. Processes that write at once wait for one another (PATH.lock); none loses what the other
+ * wrote, and a reader never sees half a file. */
+W4A16_API w4a16_status w4a16_cache_merge(const char *path, const char *source);
 
 /* ---- Progress ------------------------------------------------------------------------------------------------ */
 

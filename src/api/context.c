@@ -134,18 +134,29 @@ w4a16_status w4a16_context_create(const w4a16_context_options *options, w4a16_co
     w4a16_status status = result->backend->device_open(where.index, options, &result->device);
     if (!status) {
         status = w4_profile_pool_create(result->backend, result->device, &result->pool);
-        if (status) result->backend->device_close(result->device);
+        if (!status) status = w4_tuned_from_table(result->backend, result->device, &result->table);
+        if (status) {
+            w4_profile_pool_destroy(result->pool);
+            result->backend->device_close(result->device);
+        }
     }
     if (status) {
         free(result);
         return status;
     }
+    result->backend->identify(result->device, &result->identity);
+    w4_identity_clean(&result->identity);
+    pthread_mutex_init(&result->cache_lock, NULL);
+    w4_context_read_environment(result);
     *context = result;
     return W4A16_OK;
 }
 
 void w4a16_context_destroy(w4a16_context *context) {
     if (!context || atomic_fetch_sub(&context->references, 1) != 1) return;
+    w4_tuned_release(context->cache);
+    w4_tuned_release(context->table);
+    pthread_mutex_destroy(&context->cache_lock);
     w4_profile_pool_destroy(context->pool);
     context->backend->device_close(context->device);
     free(context);

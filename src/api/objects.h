@@ -6,8 +6,10 @@
 
 #include "backend/backend.h"
 #include "plan/plan.h"
+#include "tune/cache.h"
 #include "tune/profile.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 struct w4a16_context {
@@ -17,6 +19,11 @@ struct w4a16_context {
     w4_device *device;
     w4a16_device_info information; /* but `automatic`, which takes asking all backends */
     w4_profile_pool *pool;
+    w4_identity identity;
+    w4_tuned *table;            /* shipped for this device, or NULL */
+    pthread_mutex_t cache_lock; /* of the two below; a list that somebody retained never changes */
+    w4_tuned *cache;
+    char cache_text[256]; /* where it came from, or why W4A16_CACHE was not used */
 };
 
 struct w4a16_weight {
@@ -34,6 +41,7 @@ struct w4a16_plan {
     float alpha;
     const void *bias;
     w4a16_dtype bias_dtype;
+    w4_tuned *cache; /* what it was chosen with */
     w4_plan_choice choice;
 };
 
@@ -43,6 +51,15 @@ static inline void w4_context_retain(w4a16_context *context) {
 static inline void w4_weight_retain(w4a16_weight *weight) {
     atomic_fetch_add(&weight->references, 1);
 }
+
+/** The context's tuned results as they are now; to be given back with w4_tuned_release. */
+w4_tuned *w4_context_cache(const w4a16_context *context);
+
+/** Add tuned results to the context's, in place of those for the same problem and M. `text`: where they come from. */
+w4a16_status w4_context_add_cache(w4a16_context *context, const w4_tuned_point *points, size_t count, const char *text);
+
+/** Read the file that W4A16_CACHE names; where it will not do, keep the reason. */
+void w4_context_read_environment(w4a16_context *context);
 
 /** Upload a validated matrix; the matrix stays the caller's. */
 w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight);

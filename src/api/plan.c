@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,11 +65,11 @@ w4a16_status w4a16_plan_create(const w4a16_weight *weight, const w4a16_plan_opti
         .c_dtype = c_dtype,
         .scale_dtype = information->scale_dtype,
         .zero_kind = information->zero_kind,
+        .uneven_scales = weight->uneven_scales,
         .flags = options->flags,
     };
     w4_problem resolved;
     W4_TRY(w4_problem_resolve(&problem, &resolved));
-    resolved.uneven_scales = weight->uneven_scales;
     void *memory;
     W4_TRY(w4_allocate(sizeof(w4a16_plan), "a plan", &memory));
     w4a16_plan *result = memory;
@@ -78,9 +79,12 @@ w4a16_status w4a16_plan_create(const w4a16_weight *weight, const w4a16_plan_opti
     result->bias = options->bias;
     result->bias_dtype = options->bias_dtype == W4A16_DTYPE_NONE ? c_dtype : options->bias_dtype;
     const w4a16_context *context = weight->context;
-    w4a16_status status = w4_plan_choose(context->backend, context->device, &resolved, options->m_min, options->m_max,
-                                         options->config, &result->choice);
+    result->cache = w4_context_cache(context);
+    w4_plan_measured measured = {result->cache, context->table};
+    w4a16_status status = w4_plan_choose(context->backend, context->device, &measured, &resolved, options->m_min,
+                                         options->m_max, options->config, &result->choice);
     if (status) {
+        w4_tuned_release(result->cache);
         free(result);
         return status;
     }
@@ -93,6 +97,7 @@ w4a16_status w4a16_plan_create(const w4a16_weight *weight, const w4a16_plan_opti
 
 void w4a16_plan_destroy(w4a16_plan *plan) {
     if (!plan) return;
+    w4_tuned_release(plan->cache);
     w4a16_weight_destroy(plan->weight);
     free(plan);
 }
@@ -112,6 +117,50 @@ w4a16_status w4a16_plan_query(const w4a16_plan *plan, w4a16_plan_info *info) {
         .workspace_alignment = W4_WORKSPACE_ALIGNMENT,
         .predicted_seconds = last->seconds,
     };
-    snprintf(info->reason, sizeof info->reason, "%s", plan->choice.reason);
+    /* Who asked for a cache should see that it was not used. */
+    w4a16_tuning_info tuning = {.struct_size = sizeof tuning};
+    W4_TRY(w4a16_context_tuning(context, &tuning));
+    bool refused = !plan->cache && tuning.cache[0] && last->source != W4A16_CHOICE_NAME;
+    snprintf(info->reason, sizeof info->reason, "%s%.*s", refused ? "W4A16_CACHE not used (see describe); " : "",
+             (int)(sizeof info->reason - 48), plan->choice.reason);
     return W4A16_OK;
+}
+
+/** The choice's own text, after a line on what the context knows. */
+static w4a16_status describe(const w4a16_context *context, const w4_tuned *cache, const w4_problem *problem,
+                             int64_t m_min, const w4_plan_choice *choice, char *text, size_t capacity, size_t *length) {
+    if (!text && capacity) return w4_fail_null("text");
+    if (!length) return w4_fail_null("length");
+    w4a16_tuning_info tuning = {.struct_size = sizeof tuning};
+    W4_TRY(w4a16_context_tuning(context, &tuning));
+    int head = snprintf(text, capacity, "%s (%s); cache: %zu points%s%s; table: %s\n", context->information.id,
+                        context->identity.device, w4_tuned_count(cache), tuning.cache[0] ? ", " : "", tuning.cache,
+                        tuning.table[0] ? tuning.table : "none for this device");
+    size_t used = head > 0 ? (size_t)head : 0, rest = used < capacity ? capacity - used : 0, more;
+    w4_plan_measured measured = {cache, context->table};
+    W4_TRY(w4_plan_describe(context->backend, context->device, &measured, problem, m_min, choice,
+                            rest ? text + used : NULL, rest, &more));
+    *length = used + more;
+    return W4A16_OK;
+}
+
+w4a16_status w4a16_plan_describe(const w4a16_plan *plan, char *text, size_t capacity, size_t *length) {
+    if (!plan) return w4_fail_null("plan");
+    return describe(plan->weight->context, plan->cache, &plan->problem, plan->m_min, &plan->choice, text, capacity,
+                    length);
+}
+
+w4a16_status w4a16_problem_describe(const w4a16_context *context, const w4a16_problem *problem, char *text,
+                                    size_t capacity, size_t *length) {
+    if (!context) return w4_fail_null("context");
+    w4_problem resolved;
+    W4_TRY(w4_problem_resolve(problem, &resolved));
+    w4_tuned *cache = w4_context_cache(context);
+    w4_plan_measured measured = {cache, context->table};
+    w4_plan_choice choice = {.count = 1};
+    w4a16_status status =
+        w4_plan_choose_one(context->backend, context->device, &measured, &resolved, &choice.segments[0]);
+    if (!status) status = describe(context, cache, &resolved, resolved.m, &choice, text, capacity, length);
+    w4_tuned_release(cache);
+    return status;
 }

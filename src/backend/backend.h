@@ -42,6 +42,31 @@ typedef struct w4_run {
     void *stream;
 } w4_run;
 
+/** What measured times depend on besides the problem: they are worth nothing where one of these differs. */
+typedef struct w4_identity {
+    char device[128];     /* the processor's or GPU's own name */
+    char code[16];        /* which kernels it runs: "sm_90a", "compute_80", "avx512" */
+    int32_t processors;   /* SMs; threads of a CPU */
+    int32_t memory_mhz;   /* the memory's clock, to 100 MHz; 0 where nobody says */
+    char fingerprint[17]; /* of the kernels and configs that this library holds */
+} w4_identity;
+
+/** A measured time that is shipped with the library: the fastest config of a problem at m. */
+typedef struct w4_shipped_row {
+    int64_t n, k, group_size;       /* -1: one group per row */
+    w4a16_dtype dtype, scale_dtype; /* of activations and output; of scales */
+    w4a16_zero_kind zero_kind;
+    int64_t m;
+    const char *config;
+    double microseconds;
+} w4_shipped_row;
+
+typedef struct w4_shipped_table {
+    const char *name; /* of the GPU that it was measured on */
+    const w4_shipped_row *rows;
+    size_t count;
+} w4_shipped_table;
+
 typedef struct w4_backend {
     const char *name;
 
@@ -71,6 +96,9 @@ typedef struct w4_backend {
     /** The cost model: predicted seconds of a feasible config. */
     double (*config_cost)(const w4_device *device, size_t index, const w4_problem *problem);
     size_t (*workspace_size)(const w4_device *device, size_t index, const w4_problem *problem);
+    void (*identify)(const w4_device *device, w4_identity *identity);
+    /** Times that are shipped for this device, or NULL. NULL here: none for any device of this kind. */
+    const w4_shipped_table *(*table)(const w4_device *device);
 
     /** Load what `run` needs for a config that a plan has chosen, so that `run` itself need not allocate. NULL: there
      * is nothing to load. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -274,4 +275,24 @@ w4a16_status w4_copy_file(const char *source, const char *target) {
     }
     w4_unmap_file(&mapping);
     return status;
+}
+
+w4a16_status w4_lock_file(const char *path, int *descriptor) {
+    size_t size = strlen(path) + sizeof ".lock";
+    void *memory;
+    W4_TRY(w4_allocate(size, "a path", &memory));
+    char *name = memory;
+    snprintf(name, size, "%s.lock", path);
+    int opened = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    int failed = opened < 0;
+    while (!failed && flock(opened, LOCK_EX)) failed = errno != EINTR;
+    w4a16_status status = failed ? fail_errno("lock", name) : W4A16_OK;
+    if (failed && opened >= 0) close(opened);
+    free(name);
+    if (!status) *descriptor = opened;
+    return status;
+}
+
+void w4_unlock_file(int descriptor) {
+    close(descriptor); /* the last descriptor of it gives the lock back */
 }

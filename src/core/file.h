@@ -46,6 +46,11 @@ w4a16_status w4_output_directory_open(const char *path, bool overwrite, w4_outpu
 w4a16_status w4_output_directory_commit(w4_output_directory *output);
 void w4_output_directory_abandon(w4_output_directory *output);
 
+/** Wait until no other process or thread holds the lock of `path`, and take it: a file PATH.lock, which stays there.
+ * The system gives it back when the process ends, however it ends. *descriptor: for w4_unlock_file. */
+w4a16_status w4_lock_file(const char *path, int *descriptor);
+void w4_unlock_file(int descriptor);
+
 /** Copy one regular file. */
 w4a16_status w4_copy_file(const char *source, const char *target);
 

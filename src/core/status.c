@@ -87,6 +87,15 @@ w4a16_status w4_fail_context(w4a16_status status, const char *format, ...) {
     return status;
 }
 
+void w4_error_save(w4_saved_error *saved) {
+    _Static_assert(sizeof saved->text == sizeof last_error, "one text of the same size");
+    memcpy(saved->text, last_error, sizeof last_error);
+}
+
+void w4_error_restore(const w4_saved_error *saved) {
+    memcpy(last_error, saved->text, sizeof last_error);
+}
+
 w4a16_status w4_fail_null(const char *argument) {
     return w4_fail(W4A16_ERROR_INVALID_ARGUMENT, "%s is NULL", argument);
 }

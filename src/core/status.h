@@ -19,6 +19,13 @@ w4a16_status w4_fail_null(const char *argument);
  * function that sets it, or NULL for a plain output, whose caller sets it. */
 w4a16_status w4_check_struct(const char *argument, const char *initialiser, size_t found, size_t expected);
 
+/** Calls that succeed leave the last error alone: one that tries what may fail saves it before, and restores it. */
+typedef struct w4_saved_error {
+    char text[1024];
+} w4_saved_error;
+void w4_error_save(w4_saved_error *saved);
+void w4_error_restore(const w4_saved_error *saved);
+
 /** Send one line to the log callback, if there is one. */
 void w4_log(w4a16_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -25,6 +25,17 @@ static const double ERROR_LIMIT = 2e-3;   /* relative Frobenius; docs and tests 
  * result costs, and for one neighbouring value here and there. */
 static const double INHERENT_SHARE = 1.1;
 
+/** What one profiled problem needs besides weights. */
+typedef struct buffers {
+    w4_problem problem; /* what they were made for; m is 0: nothing */
+    void *a, *c;
+    /* The sample that is checked: rows of A, columns of C, what [columns][rows] of C are exactly, and two sums of
+     * squares: of that, and of its errors once it is rounded to C's dtype. */
+    int64_t rows, columns;
+    int64_t *row_of, *column_of;
+    double *exact, total, rounding;
+} buffers;
+
 struct w4_profile_pool {
     const w4_backend *backend;
     w4_device *device;
@@ -33,7 +44,16 @@ struct w4_profile_pool {
     w4_matrix matrix;
     w4_device_weight **copies;
     size_t copy_count;
+    buffers buffers;
 };
+
+const w4_backend *w4_profile_pool_backend(const w4_profile_pool *pool) {
+    return pool->backend;
+}
+
+const w4_device *w4_profile_pool_device(const w4_profile_pool *pool) {
+    return pool->device;
+}
 
 w4a16_status w4_profile_pool_create(const w4_backend *backend, w4_device *device, w4_profile_pool **pool) {
     void *memory;
@@ -46,12 +66,28 @@ w4a16_status w4_profile_pool_create(const w4_backend *backend, w4_device *device
     return W4A16_OK;
 }
 
+static void drop_buffers(buffers *all) {
+    free(all->a);
+    free(all->c);
+    free(all->row_of);
+    free(all->column_of);
+    free(all->exact);
+    *all = (buffers){.a = NULL};
+}
+
 static void drop_copies(w4_profile_pool *pool) {
+    drop_buffers(&pool->buffers); /* their exact results are of this matrix */
     for (size_t i = 0; i < pool->copy_count; i++) pool->backend->weight_free(pool->copies[i]);
     free(pool->copies);
     pool->copies = NULL;
     pool->copy_count = 0;
     w4_matrix_free(&pool->matrix);
+}
+
+void w4_profile_pool_drop(w4_profile_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    drop_copies(pool);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 void w4_profile_pool_destroy(w4_profile_pool *pool) {
@@ -125,74 +161,48 @@ static w4a16_status fill_pool(w4_profile_pool *pool, const w4_problem *problem) 
     return status;
 }
 
-/** What one profiled problem needs besides weights. */
-typedef struct buffers {
-    void *a, *c, *workspace;
-} buffers;
-
-static void free_buffers(buffers *all) {
-    free(all->a);
-    free(all->c);
-    free(all->workspace);
-}
-
-static w4a16_status make_buffers(const w4_problem *problem, size_t workspace_bytes, buffers *all) {
-    *all = (buffers){NULL, NULL, NULL};
-    uint64_t a_count, c_count;
-    if (!w4_multiply((uint64_t)problem->m, (uint64_t)problem->k, &a_count) ||
-        !w4_multiply((uint64_t)problem->m, (uint64_t)problem->n, &c_count))
-        return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the activations of this problem");
-    w4a16_status status = w4_allocate(a_count * 2, "activations", &all->a);
-    if (!status) status = w4_allocate(c_count * 2, "outputs", &all->c);
-    if (!status) status = w4_allocate_aligned(workspace_bytes, W4_WORKSPACE_ALIGNMENT, "a workspace", &all->workspace);
-    if (status) {
-        free_buffers(all);
-        return status;
-    }
-    uint64_t seed = 16;
-    for (uint64_t i = 0; i < a_count; i++) w4_store_double(all->a, problem->a_dtype, i, next_normal(&seed));
+/** Rows and columns of the sample: all of them where they fit, else one at random out of each of so many equal
+ * intervals. */
+static w4a16_status choose_sample(const w4_problem *problem, buffers *all) {
+    uint64_t seed = 4;
+    void *memory;
+    all->rows = w4_minimum(problem->m, SAMPLED_ROWS);
+    all->columns = (int64_t)(CHECK_PRODUCTS / (double)(all->rows * problem->k));
+    all->columns = w4_minimum(w4_maximum(all->columns, 16), problem->n);
+    W4_TRY(w4_allocate((uint64_t)all->rows * sizeof *all->row_of, "the check", &memory));
+    all->row_of = memory;
+    W4_TRY(w4_allocate((uint64_t)all->columns * sizeof *all->column_of, "the check", &memory));
+    all->column_of = memory;
+    W4_TRY(w4_allocate((uint64_t)(all->rows * all->columns) * sizeof *all->exact, "the check", &memory));
+    all->exact = memory;
+    for (int64_t i = 0; i < all->rows; i++)
+        all->row_of[i] = (int64_t)(((double)i + (all->rows < problem->m ? next_uniform(&seed) : 0)) *
+                                   (double)problem->m / (double)all->rows);
+    for (int64_t i = 0; i < all->columns; i++)
+        all->column_of[i] = (int64_t)(((double)i + (all->columns < problem->n ? next_uniform(&seed) : 0)) *
+                                      (double)problem->n / (double)all->columns);
     return W4A16_OK;
 }
 
-/** Relative Frobenius error of a sample of the outputs, and the one that the fp64 result has after rounding to C's
- * dtype
- * (`inherent`): up to SAMPLED_ROWS rows of A, and as many random columns of C
- * as CHECK_PRODUCTS allows (at least 16). */
-static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *problem, const buffers *all, double *error,
-                                  double *inherent) {
-    int64_t k = problem->k, rows = w4_minimum(problem->m, SAMPLED_ROWS);
-    int64_t columns = (int64_t)(CHECK_PRODUCTS / (double)(rows * k));
-    columns = w4_minimum(w4_maximum(columns, 16), problem->n);
+/** The sample in fp64. */
+static w4a16_status compute_sample(const w4_matrix *matrix, const w4_problem *problem, buffers *all) {
+    int64_t k = problem->k, rows = all->rows;
     void *memory;
     W4_TRY(w4_allocate((uint64_t)(rows * k) * sizeof(float), "the check", &memory));
     float *a = memory;
-    uint64_t seed = 4;
-    int64_t *row_of = malloc((size_t)rows * sizeof *row_of), *column_of = malloc((size_t)columns * sizeof *column_of);
-    if (!row_of || !column_of) {
-        free(a);
-        free(row_of);
-        free(column_of);
-        return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the check");
-    }
-    /* All of them where they fit, else one at random out of each of `rows` (`columns`) equal intervals. */
-    for (int64_t i = 0; i < rows; i++)
-        row_of[i] =
-            (int64_t)(((double)i + (rows < problem->m ? next_uniform(&seed) : 0)) * (double)problem->m / (double)rows);
-    for (int64_t i = 0; i < columns; i++)
-        column_of[i] = (int64_t)(((double)i + (columns < problem->n ? next_uniform(&seed) : 0)) * (double)problem->n /
-                                 (double)columns);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < k; j++)
-            a[i * k + j] = w4_load_float(all->a, problem->a_dtype, (size_t)(row_of[i] * k + j));
-    double difference = 0, rounding = 0, total = 0;
-#pragma omp parallel for schedule(static) reduction(+ : difference, rounding, total)
-    for (int64_t i = 0; i < columns; i++) {
+            a[i * k + j] = w4_load_float(all->a, problem->a_dtype, (size_t)(all->row_of[i] * k + j));
+    double rounding = 0, total = 0;
+    int failed = 0;
+#pragma omp parallel for schedule(static) reduction(+ : rounding, total, failed)
+    for (int64_t i = 0; i < all->columns; i++) {
         double *w = malloc((size_t)k * sizeof *w);
         if (!w) {
-            difference += HUGE_VAL;
+            failed++;
             continue;
         }
-        int64_t column = column_of[i];
+        int64_t column = all->column_of[i];
         for (int64_t j = 0; j < k; j++) {
             int64_t group = j / matrix->group_size;
             double scale =
@@ -202,23 +212,65 @@ static w4a16_status sampled_error(const w4_matrix *matrix, const w4_problem *pro
         for (int64_t row = 0; row < rows; row++) {
             double sum = 0;
             for (int64_t j = 0; j < k; j++) sum += w[j] * (double)a[row * k + j];
-            double got = w4_load_float(all->c, problem->c_dtype, (size_t)(row_of[row] * problem->n + column));
             float stored;
             w4_store_double(&stored, problem->c_dtype, 0, sum);
             double rounded = w4_load_float(&stored, problem->c_dtype, 0);
-            difference += (got - sum) * (got - sum);
             rounding += (rounded - sum) * (rounded - sum);
             total += sum * sum;
+            all->exact[i * rows + row] = sum;
         }
         free(w);
     }
     free(a);
-    free(row_of);
-    free(column_of);
+    all->rounding = rounding;
+    all->total = total;
+    return failed ? w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the check") : W4A16_OK;
+}
+
+static w4a16_status make_buffers(const w4_matrix *matrix, const w4_problem *problem, buffers *all) {
+    uint64_t a_count, c_count;
+    if (!w4_multiply((uint64_t)problem->m, (uint64_t)problem->k, &a_count) ||
+        !w4_multiply((uint64_t)problem->m, (uint64_t)problem->n, &c_count))
+        return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the activations of this problem");
+    W4_TRY(w4_allocate(a_count * 2, "activations", &all->a));
+    W4_TRY(w4_allocate(c_count * 2, "outputs", &all->c));
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < problem->m; row++) {
+        uint64_t seed = 16 + (uint64_t)row * UINT64_C(0x2545f4914f6cdd1d);
+        for (int64_t j = 0; j < problem->k; j++)
+            w4_store_double(all->a, problem->a_dtype, (size_t)(row * problem->k + j), next_normal(&seed));
+    }
+    W4_TRY(choose_sample(problem, all));
+    return compute_sample(matrix, problem, all);
+}
+
+static w4a16_status fill_buffers(w4_profile_pool *pool, const w4_problem *problem) {
+    buffers *all = &pool->buffers;
+    if (all->problem.m == problem->m && all->problem.a_dtype == problem->a_dtype &&
+        all->problem.c_dtype == problem->c_dtype)
+        return W4A16_OK; /* and the weights are the same: making others drops the buffers */
+    drop_buffers(all);
+    w4a16_status status = make_buffers(&pool->matrix, problem, all);
+    if (status)
+        drop_buffers(all);
+    else
+        all->problem = *problem;
+    return status;
+}
+
+/** Relative Frobenius error of C on the sample, and the one that the fp64 result has after rounding to C's dtype
+ * (`inherent`). */
+static void sampled_error(const w4_problem *problem, const buffers *all, double *error, double *inherent) {
+    double difference = 0;
+    for (int64_t i = 0; i < all->columns; i++)
+        for (int64_t row = 0; row < all->rows; row++) {
+            size_t place = (size_t)(all->row_of[row] * problem->n + all->column_of[i]);
+            double gap = w4_load_float(all->c, problem->c_dtype, place) - all->exact[i * all->rows + row];
+            difference += gap * gap;
+        }
     /* All sums may be 0: then any difference at all is wrong. */
-    *error = total > 0 ? sqrt(difference / total) : difference == 0 ? 0 : HUGE_VAL;
-    *inherent = total > 0 ? sqrt(rounding / total) : 0;
-    return W4A16_OK;
+    *error = all->total > 0 ? sqrt(difference / all->total) : difference == 0 ? 0 : HUGE_VAL;
+    *inherent = all->total > 0 ? sqrt(all->rounding / all->total) : 0;
 }
 
 static double now(void) {
@@ -228,19 +280,24 @@ static double now(void) {
 }
 
 /** The median of runs of a device whose `run` returns when C is complete, by the host's clock. */
-static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, double min_seconds, double *seconds,
+static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, w4_profile_effort effort, double *seconds,
                                  int *timed) {
+    const double long_time = effort.give_up > 0 ? 1 : 10 * fmax(1, floor(effort.min_seconds));
     double *times = malloc(MAX_RUNS * sizeof *times);
     if (!times) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the profiler's times");
     w4a16_status status = W4A16_OK;
     double first = 0, begin = now();
     int runs = 0, total = 0;
-    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || now() - begin < min_seconds)) {
+    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || now() - begin < effort.min_seconds)) {
         run.weight = pool->copies[(size_t)total % pool->copy_count];
         double start = now();
         status = pool->backend->run(pool->device, &run);
         double taken = now() - start;
         if (total == 0) first = taken;
+        if (total == 0 && effort.give_up > 0 && taken > effort.give_up) {
+            times[runs++] = taken;
+            break;
+        }
         /* Slow problems warm up within one run. */
         int warm_up = first > 0.5 ? 1 : WARM_UP_RUNS;
         if (total >= warm_up)
@@ -248,7 +305,7 @@ static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, double
         else
             begin = now();
         total++;
-        if (runs >= 3 && now() - begin > 10 * w4_maximum(1, (int64_t)min_seconds)) break; /* ten runs would take long */
+        if (runs >= 3 && now() - begin > long_time) break; /* ten runs would take long */
     }
     if (!status) {
         *seconds = w4_median(times, (size_t)runs);
@@ -258,9 +315,10 @@ static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, double
     return status;
 }
 
-static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *problem, size_t config, double min_seconds,
-                                   buffers *all, w4a16_profile_result *result) {
+static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *problem, size_t config,
+                                   w4_profile_effort effort, void *workspace, w4a16_profile_result *result) {
     const w4_backend *backend = pool->backend;
+    const buffers *all = &pool->buffers;
     w4_config information;
     backend->config_get(pool->device, config, &information);
     w4_run run = {.config = config,
@@ -272,38 +330,37 @@ static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *prob
                   .ldc = problem->n,
                   .m = problem->m,
                   .alpha = 1.0f,
-                  .workspace = all->workspace};
+                  .workspace = workspace};
     memset(all->c, 0xff, (size_t)problem->m * (size_t)problem->n * 2); /* NaN: an element left out will show */
     W4_TRY(backend->run_host ? backend->run_host(pool->device, &run) : backend->run(pool->device, &run));
     double error = HUGE_VAL, inherent = 0, seconds = 0;
     int runs = 0;
-    W4_TRY(sampled_error(&pool->matrix, problem, all, &error, &inherent));
+    sampled_error(problem, all, &error, &inherent);
     if (!(error < ERROR_LIMIT || error <= INHERENT_SHARE * inherent))
         return w4_fail(W4A16_ERROR_INTERNAL,
                        "config '%s' is wrong: relative error %g against fp64, the limit is %g; it was not timed",
                        information.name, error, ERROR_LIMIT);
     if (backend->time_cold)
-        W4_TRY(backend->time_cold(pool->device, &run, pool->copies, pool->copy_count, min_seconds, &seconds, &runs));
+        W4_TRY(backend->time_cold(pool->device, &run, pool->copies, pool->copy_count, effort.min_seconds, &seconds,
+                                  &runs));
     else
-        W4_TRY(time_on_host(pool, run, min_seconds, &seconds, &runs));
-    *result = (w4a16_profile_result){information.name, seconds, error, runs};
+        W4_TRY(time_on_host(pool, run, effort, &seconds, &runs));
+    *result =
+        (w4a16_profile_result){.config = information.name, .seconds = seconds, .relative_error = error, .runs = runs};
     return W4A16_OK;
 }
 
-w4a16_status w4_profile_run(w4_profile_pool *pool, const w4_problem *problem, size_t config, double min_seconds,
+w4a16_status w4_profile_run(w4_profile_pool *pool, const w4_problem *problem, size_t config, w4_profile_effort effort,
                             w4a16_profile_result *result) {
+    void *workspace = NULL;
     pthread_mutex_lock(&pool->lock);
     w4a16_status status = fill_pool(pool, problem);
-    if (!status) {
-        buffers all;
-        /* A device with memory of its own has its workspace there. */
-        size_t bytes = pool->backend->run_host ? 0 : pool->backend->workspace_size(pool->device, config, problem);
-        status = make_buffers(problem, bytes, &all);
-        if (!status) {
-            status = check_and_time(pool, problem, config, min_seconds, &all, result);
-            free_buffers(&all);
-        }
-    }
+    if (!status) status = fill_buffers(pool, problem);
+    /* A device with memory of its own has its workspace there. */
+    size_t bytes = pool->backend->run_host ? 0 : pool->backend->workspace_size(pool->device, config, problem);
+    if (!status) status = w4_allocate_aligned(bytes, W4_WORKSPACE_ALIGNMENT, "a workspace", &workspace);
+    if (!status) status = check_and_time(pool, problem, config, effort, workspace, result);
+    free(workspace);
     pthread_mutex_unlock(&pool->lock);
     return status;
 }

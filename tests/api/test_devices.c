@@ -155,7 +155,7 @@ static void profiles_are_checked_and_timed(void **state) {
         CHECK(w4a16_config_list(context, &problem, infos, TEST_MAX_CONFIGS, &count));
         for (size_t j = 0; j <= count; j++) {
             if (j < count && !infos[j].feasible) continue;
-            w4a16_profile_result result = {NULL, 0, 0, 0};
+            w4a16_profile_result result = {.config = NULL};
             CHECK(w4a16_profile(context, &problem, j < count ? infos[j].name : NULL, 0.001, &result));
             if (j < count) assert_string_equal(result.config, infos[j].name);
             assert_true(result.seconds > 0 && result.seconds < 10);

@@ -317,13 +317,13 @@ static void plan_create(void **state) {
         refuse_plan(&options, W4A16_ERROR_NOT_FOUND, "config");
         assert_non_null(strstr(w4a16_last_error(), "cpu_reference")); /* what would be right */
     }
-    static const uint32_t flags[] = {4, 4 | W4A16_PLAN_NO_OVERLAP, 0x80000000u, 0xffffffffu};
+    static const uint32_t flags[] = {8, 8 | W4A16_PLAN_NO_OVERLAP, 0x80000000u, 0xffffffffu};
     for (size_t i = 0; i < COUNT(flags); i++) {
         options = plan_options();
         options.flags = flags[i];
         refuse_plan(&options, W4A16_ERROR_INVALID_ARGUMENT, "options.flags");
     }
-    static const uint32_t known[] = {W4A16_PLAN_BATCH_INVARIANT, W4A16_PLAN_NO_OVERLAP,
+    static const uint32_t known[] = {W4A16_PLAN_BATCH_INVARIANT, W4A16_PLAN_NO_OVERLAP, W4A16_PLAN_COST_MODEL,
                                      W4A16_PLAN_BATCH_INVARIANT | W4A16_PLAN_NO_OVERLAP};
     for (size_t i = 0; i < COUNT(known); i++) {
         options = plan_options();
@@ -520,7 +520,8 @@ static void config_list(void **state) {
         {offsetof(w4a16_problem, c_dtype), 4, 99, "c_dtype"},
         {offsetof(w4a16_problem, scale_dtype), 4, W4A16_FP64, "scale_dtype"},
         {offsetof(w4a16_problem, zero_kind), 4, 3, "zero_kind"},
-        {offsetof(w4a16_problem, flags), 4, 4, "flags"},
+        {offsetof(w4a16_problem, uneven_scales), 4, 2, "uneven_scales"},
+        {offsetof(w4a16_problem, flags), 4, 8, "flags"},
         {offsetof(w4a16_problem, flags), 4, 0x10, "flags"},
     };
     for (size_t i = 0; i < COUNT(wrong); i++) {

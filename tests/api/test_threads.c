@@ -13,6 +13,7 @@ typedef struct job {
     const w4a16_plan *plan;
     const test_activations *a;
     const uint16_t *expected;
+    const char *cache; /* a file of tuned results for the context's device */
     int id;
     char complaint[256];
 } job;
@@ -69,11 +70,42 @@ static void *create_in_thread(void *argument) {
         if (w4a16_device_query(0, &info) || w4a16_context_device(self->context, &info)) complain(self, "device");
         size_t count;
         if (w4a16_config_list(self->context, NULL, NULL, 0, &count)) complain(self, "configs");
+        /* Others plan meanwhile: with the results before, or with these. */
+        if (w4a16_context_load_cache(self->context, self->cache)) complain(self, "load");
+        w4a16_tuning_info tuning = {.struct_size = sizeof tuning};
+        if (w4a16_context_tuning(self->context, &tuning) || tuning.cache_points != 2) complain(self, "tuning");
+        if (w4a16_plan_create(self->weight, NULL, &plan)) return complain(self, "plan"), NULL;
+        if (w4a16_plan_describe(plan, NULL, 0, &count) || !count) complain(self, "describe");
+        w4a16_plan_destroy(plan);
         w4a16_context *own = NULL;
         if (w4a16_context_create(NULL, &own)) complain(self, "context");
         w4a16_context_destroy(own);
     }
     return NULL;
+}
+
+/** Results for the context's device, at M = 1 and 2 of the test's weight. */
+static void write_cache(const w4a16_context *context, int threads, const char *path) {
+    w4a16_device_info device = {.struct_size = sizeof device};
+    w4a16_tuning_info tuning = {.struct_size = sizeof tuning};
+    CHECK(w4a16_context_device(context, &device));
+    CHECK(w4a16_context_tuning(context, &tuning));
+    const char *code = strrchr(device.reason, ' ') + 1; /* "...; its best kernels here: avx2" */
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file,
+            "{\"format\": \"w4a16 cache\", \"version\": 1, \"devices\": [{\"device\": \"%s\", \"code\": \"%s\", "
+            "\"processors\": %d, \"memory_mhz\": 0, \"library\": \"%s\", \"problems\": [{\"n\": %d, \"k\": %d, "
+            "\"group_size\": 128, \"zero_points\": \"integer\", \"scales\": \"even\", \"dtype\": \"fp16\", "
+            "\"output_dtype\": \"fp16\", \"scale_dtype\": \"fp16\", \"flags\": [], \"points\": [",
+            device.name, code, threads, tuning.fingerprint, N, K);
+    for (int m = 1; m <= 2; m++)
+        fprintf(
+            file,
+            "%s{\"m\": %d, \"configs\": [[\"cpu_reference\", 1]], \"timed\": 1, \"date\": \"2026-11-21T16:05:00Z\"}",
+            m == 1 ? "" : ", ", m);
+    fputs("]}]}]}", file);
+    assert_int_equal(fclose(file), 0);
 }
 
 static void run_threads(int library_threads, int threads) {
@@ -91,20 +123,30 @@ static void run_threads(int library_threads, int threads) {
     options.flags = W4A16_PLAN_BATCH_INVARIANT;
     w4a16_plan *plan = NULL;
     CHECK(w4a16_plan_create(weight, &options, &plan));
+    char folder[64], cache[96];
+    test_make_folder(folder);
+    snprintf(cache, sizeof cache, "%s/tuned.json", folder);
+    write_cache(context, library_threads, cache);
     test_output expected;
     test_output_make(&expected, W4A16_FP16, M, N, N);
     test_gemm(plan, &a, &expected);
     job jobs[MAX_THREADS] = {{0}};
     pthread_t handles[MAX_THREADS];
     for (int i = 0; i < threads; i++) {
-        jobs[i] =
-            (job){.context = context, .weight = weight, .plan = plan, .a = &a, .expected = expected.data, .id = i};
+        jobs[i] = (job){.context = context,
+                        .weight = weight,
+                        .plan = plan,
+                        .a = &a,
+                        .expected = expected.data,
+                        .cache = cache,
+                        .id = i};
         void *(*body)(void *) = i % 4 == 3 ? create_in_thread : multiply_in_thread;
         assert_int_equal(pthread_create(&handles[i], NULL, body, &jobs[i]), 0);
     }
     for (int i = 0; i < threads; i++) pthread_join(handles[i], NULL);
     for (int i = 0; i < threads; i++)
         if (jobs[i].complaint[0]) fail_msg("thread %d: %s", i, jobs[i].complaint);
+    test_remove_folder(folder);
     test_output_free(&expected);
     w4a16_plan_destroy(plan);
     w4a16_weight_destroy(weight);

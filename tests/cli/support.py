@@ -13,7 +13,7 @@ import numpy
 from safetensors.numpy import load_file, save_file
 
 COMMAND = os.environ["W4A16_COMMAND"]
-SUBCOMMANDS = ["info", "inspect", "dequantize", "quantize", "convert", "gemm", "verify", "bench", "configs"]
+SUBCOMMANDS = ["info", "inspect", "dequantize", "quantize", "convert", "gemm", "verify", "bench", "configs", "tune", "cache"]
 
 
 def run(*arguments, **options):

@@ -55,6 +55,14 @@ class Progress(CommandTest):
         self.assertEqual(shares, sorted(shares))
         self.succeed("verify", self.path, "-m", tokens)  # silent on a pipe
 
+    def test_tuning_shows_time_left(self):
+        cache = self.folder / "tuned.json"
+        exit_code, received = self.on_terminal("tune", "-n", "512", "-k", "1024", "-m", "1-8192", "--budget", "4",
+                                               "--device", "cpu", "--cache", cache)
+        self.assertEqual(exit_code, 0, received)
+        self.assertRegex(received, r"\r\[#*\.*\] +\d+ %  about [\d.]+ (ms|s) left  512x1024 M=\d+ cpu_\w+\x1b\[K")
+        self.assertTrue(received.endswith("\r\x1b[K"), "the line was not removed")
+
     def test_short_work_shows_nothing(self):
         started = time.monotonic()
         exit_code, received = self.on_terminal("verify", self.path, "-m", "1")

@@ -37,7 +37,7 @@ class Configs(CommandTest):
         for config in asked["configs"]:
             self.assertEqual(config["feasible"], config["reason"] == "")
             self.assertEqual(config["feasible"], config["predicted_seconds"] is not None)
-            self.assertRegex(text, rf"(?m)^{config['name']} +{config['tile_m']} +{config['tile_n']} +"
+            self.assertRegex(text, rf"(?m)^{config['name']}( \*)? +{config['tile_m']} +{config['tile_n']} +"
                                    rf"{config['tile_k']} +{'yes' if config['feasible'] else 'no'} ")
 
     def test_instruction_set_limits(self):

@@ -310,6 +310,7 @@ static void plans_serve_their_range(void **state) {
     uint64_t seed = 3;
     w4_backend backend = w4_cuda_backend;
     backend.prepare = NULL; /* there is no driver to load kernels with */
+    const w4_plan_measured nothing = {NULL, NULL};
     int several = 0;
     for (int i = 0; i < 2000; i++) {
         w4_problem problem = draw_problem(&seed), *p = &problem;
@@ -317,7 +318,7 @@ static void plans_serve_their_range(void **state) {
         w4_plan_choice choice;
         int64_t m_max = p->m, last = 0, m = m_max;
         size_t index = w4_cuda_config_count;
-        EXPECT(w4_plan_choose(&backend, &device, p, 1, m_max, NULL, &choice) == W4A16_OK);
+        EXPECT(w4_plan_choose(&backend, &device, &nothing, p, 1, m_max, NULL, &choice) == W4A16_OK);
         several += choice.count > 1;
         for (size_t j = 0; j < choice.count; j++) {
             const w4_plan_segment *segment = &choice.segments[j];
@@ -450,11 +451,42 @@ static void groups_are_found(void **state) {
     assert_int_equal(w4_sm80_group(large, (1 << 25) - 1), 1);
 }
 
+/** Every line of the shipped tables is of a config that there is and that can run the problem; the GPU alone gets it.
+ */
+static void shipped_tables_are_sound(void **state) {
+    (void)state;
+    assert_null(w4_cuda_table(&device)); /* a Hopper GPU whose memory is not an H200's */
+    device.memory_mhz = 3200;
+    const w4_shipped_table *table = w4_cuda_table(&device);
+    assert_non_null(table);
+    assert_string_equal(table->name, "NVIDIA H200");
+    assert_true(table->count > 50);
+    w4_tuned *tuned;
+    assert_int_equal(w4_tuned_from_table(&w4_cuda_backend, &device, &tuned), W4A16_OK);
+    assert_int_equal(w4_tuned_count(tuned), table->count); /* none is twice, none is gone */
+    for (size_t i = 0; i < w4_tuned_count(tuned); i++) {
+        const w4_tuned_point *point = &w4_tuned_points(tuned)[i];
+        const w4_problem *p = &point->problem;
+        size_t index = point->results[0].config;
+        int64_t m = p->m;
+        EXPECT(is_feasible(p, index));
+        EXPECT(point->results[0].seconds > 0 && point->results[0].seconds < 1);
+    }
+    w4_tuned_release(tuned);
+    device.processors = 114;
+    assert_null(w4_cuda_table(&device));
+    use_gpu(1); /* the same GPU, limited to the sm80 kernels */
+    device.memory_mhz = 3200;
+    assert_null(w4_cuda_table(&device));
+    use_gpu(0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(architectures_are_found),
         cmocka_unit_test(groups_are_found),
         cmocka_unit_test_setup(names_are_different, reset_device),
+        cmocka_unit_test_setup(shipped_tables_are_sound, reset_device),
         cmocka_unit_test_setup(shapes_fit, reset_device),
         cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),
         cmocka_unit_test_setup(promises_are_kept, reset_device),

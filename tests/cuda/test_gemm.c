@@ -711,7 +711,7 @@ static void configs_can_be_profiled(void **state) {
     /* What differs between configs is tested above. */
     for (size_t i = 0; i < (simulated ? 1 : count); i += (count + 5) / 6) {
         device_watch(infos[i].name);
-        w4a16_profile_result result = {NULL, 0, 0, 0};
+        w4a16_profile_result result = {.config = NULL};
         if (!infos[i].feasible) continue;
         CHECK(w4a16_profile(cuda, &shape, infos[i].name, 0.0, &result));
         assert_string_equal(result.config, infos[i].name);

@@ -67,6 +67,17 @@ for name, text in texts.items():
     with open(path("index", name), "w") as file:
         json.dump(text, file)
 
+point = {"m": 16, "configs": [["sm90_a", 5.5], ["sm80_b", 6]], "timed": 9, "date": "2026-11-21T16:05:00Z"}
+problem = {"n": 64, "k": 128, "group_size": 64, "zero_points": "integer", "scales": "even", "dtype": "bf16",
+           "output_dtype": "fp16", "scale_dtype": "fp32", "flags": ["batch-invariant"], "points": [point]}
+device = {"device": "GPU", "code": "sm_90a", "processors": 132, "memory_mhz": 3200, "library": "0123456789abcdef",
+          "problems": [problem]}
+other = {**device, "device": "CPU \\ \"x\"", "memory_mhz": 0, "problems": [
+    {**problem, "group_size": -1, "flags": [], "scales": "uneven", "points": [point, {**point, "m": 3}]}]}
+for name, devices in {"empty": [], "one": [device], "two": [other, device], "twice": [device, device]}.items():
+    with open(path("cache", name), "w") as file:
+        json.dump({"format": "w4a16 cache", "version": 1, "devices": devices}, file)
+
 # The same with the bit that has the length mended, so that mutations may change the header's length.
 for kind in ("safetensors", "checkpoint"):
     for name in os.listdir(os.path.join(ROOT, kind)):

@@ -3,6 +3,10 @@
 #include "backend/cpu/cpu.h"
 
 #include "core/memory.h"
+#include <fingerprint_cpu.h>
+
+#include <stdio.h>
+#include <string.h>
 
 static size_t config_count(const w4_device *device) {
     (void)device;
@@ -17,6 +21,14 @@ static void config_get(const w4_device *device, size_t index, w4_config *config)
 static size_t workspace_size(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_cpu_config *config = &w4_cpu_configs[index];
     return config->method == W4_CPU_METHOD_REFERENCE ? 0 : w4_cpu_fast_workspace(device, config, problem);
+}
+
+static void identify(const w4_device *device, w4_identity *identity) {
+    w4a16_device_info info;
+    w4_cpu_device_query(0, &info);
+    *identity = (w4_identity){.processors = device->threads, .fingerprint = W4_FINGERPRINT_CPU};
+    memcpy(identity->device, info.name, sizeof identity->device);
+    snprintf(identity->code, sizeof identity->code, "%s", w4_cpu_level_name(device->allowed));
 }
 
 enum { REFERENCE_ROWS = 32 };
@@ -59,6 +71,7 @@ const w4_backend w4_cpu_backend = {
     .config_check = w4_cpu_config_check,
     .config_cost = w4_cpu_config_cost,
     .workspace_size = workspace_size,
+    .identify = identify,
     .run = run_config,
     .run_host = NULL,
     .cold_bytes = w4_cpu_cold_bytes,

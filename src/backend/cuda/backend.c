@@ -2,6 +2,10 @@
  * The CUDA backend's vtable. */
 #include "backend/cuda/device.h"
 
+#include <fingerprint_cuda.h>
+
+#include <stdio.h>
+
 static size_t config_count(const w4_device *device) {
     (void)device;
     return w4_cuda_config_count;
@@ -10,6 +14,13 @@ static size_t config_count(const w4_device *device) {
 static void config_get(const w4_device *device, size_t index, w4_config *config) {
     (void)device;
     *config = w4_cuda_configs[index].public;
+}
+
+static void identify(const w4_device *device, w4_identity *identity) {
+    *identity = (w4_identity){
+        .processors = device->processors, .memory_mhz = device->memory_mhz, .fingerprint = W4_FINGERPRINT_CUDA};
+    snprintf(identity->device, sizeof identity->device, "%s", device->name);
+    snprintf(identity->code, sizeof identity->code, "%s", device->runs.sm90 ? "sm_90a" : device->runs.code);
 }
 
 /** Several times the L2 cache of any GPU with these kernels. */
@@ -34,6 +45,8 @@ const w4_backend w4_cuda_backend = {
     .config_check = w4_cuda_config_check,
     .config_cost = w4_cuda_config_cost,
     .workspace_size = w4_cuda_workspace_size,
+    .identify = identify,
+    .table = w4_cuda_table,
     .prepare = w4_cuda_prepare,
     .run = w4_cuda_run,
     .run_host = w4_cuda_run_host,

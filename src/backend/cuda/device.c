@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /** GPUs that the driver shows; 0 where there is no driver. */
 static int gpu_count(void) {
@@ -105,9 +106,12 @@ w4a16_status w4_cuda_device_open(int index, const w4a16_context_options *options
     opened->shared_of_sm = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR);
     opened->threads_of_sm = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
     opened->clock = 1e3 * attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
+    memcpy(opened->name, info.name, sizeof opened->name);
+    int memory_khz = attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE);
+    opened->memory_mhz = (memory_khz + 50000) / 100000 * 100;
     /* Two transfers a clock; the bus counts bits. */
-    opened->memory_rate = 1e3 * attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE) * 2 / 8 *
-                          attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
+    opened->memory_rate =
+        1e3 * memory_khz * 2 / 8 * attribute(driver, opened->handle, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
     status = w4_cuda_enter(opened);
     if (!status) {
         status = w4_cuda_call(cuStreamCreate, &opened->stream, CU_STREAM_NON_BLOCKING);

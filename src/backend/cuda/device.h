@@ -66,6 +66,8 @@ struct w4_device {
     int32_t shared_limit; /* of dynamic shared memory a block may ask for */
     int32_t shared_of_sm, threads_of_sm;
     double clock, memory_rate; /* of an SM, in Hz; of the memory, in bytes a second; as the driver states them */
+    int32_t memory_mhz;        /* to 100 MHz; 0: not stated */
+    char name[128];
     w4_cuda_kernels *kernels;
 };
 
@@ -123,6 +125,9 @@ typedef struct w4_cuda_shape {
 /** For `m` tokens, and a workspace that serves problem->m of them. */
 w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t config, const w4_problem *problem, int64_t m);
 size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_problem *problem);
+
+/** The table that is shipped for GPUs like this one, or NULL. */
+const w4_shipped_table *w4_cuda_table(const w4_device *device);
 
 w4a16_status w4_cuda_prepare(const w4_device *device, size_t index, const w4_problem *problem);
 w4a16_status w4_cuda_run(const w4_device *device, const w4_run *run);
