@@ -97,10 +97,17 @@ foreach(line IN LISTS lines)
     w4a16_kernel(${name} sm90/gemm.cu sm_90a FLAGS ${flags_of_config} -DW4_WARPGROUPS=${warpgroups} -DW4_CLUSTER=${cluster}
       -DW4_PINGPONG=${pingpong} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group}
       -DW4_SPLIT=${split} ${racecheck})
-  elseif(kind STREQUAL "W4_SM80_KERNEL")
+  elseif(kind MATCHES "^W4_SM80_(KERNEL|ANY_GROUP)$")
+    set(any_group 0)
+    if(kind STREQUAL "W4_SM80_ANY_GROUP")
+      set(any_group 1)
+    endif()
     list(GET fields 5 warps)
-    list(GET fields 6 resident)
-    list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
+    list(GET fields 6 warps_m)
+    list(GET fields 7 resident)
+    list(GET fields 8 float_zeros)
+    list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_WARPS_M=${warps_m} -DW4_RESIDENT=${resident}
+      -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group})
     w4a16_kernel(${name} sm80/gemm.cu ${everywhere} FLAGS ${flags_of_config})
     list(APPEND W4A16_SM80_KERNELS ${name}) # the tests compile them, too
     set(W4A16_SM80_FLAGS_${name} ${flags_of_config})

@@ -16,7 +16,7 @@ LIMITS = {
     "sm_90": (233472, 232448, 2048),
 }
 FIXED, RESERVE, MOST_STAGES = 1024, 1024, 8  # kernels/sm80/shape.h
-KERNEL = re.compile(r"^W4_SM80_KERNEL\((\w+),([\d, ]+)\)", re.MULTILINE)
+KERNEL = re.compile(r"^W4_SM80_(?:KERNEL|ANY_GROUP)\((\w+),([\d, ]+)\)", re.MULTILINE)
 
 
 def kernels():
@@ -50,7 +50,7 @@ def main():
     images, architectures = pathlib.Path(sys.argv[1]), sys.argv[2:] or ["sm_80", "sm_86", "sm_89"]
     print("| config | warps |" + "".join(f" {name} |" for name in architectures))
     print("|---|---:|" + "---:|" * len(architectures))
-    for name, tile_n, tile_m, tile_k, warps, resident in kernels():
+    for name, tile_n, tile_m, tile_k, warps, _, resident, _ in kernels():
         cells = []
         for architecture in architectures:
             registers = most_registers(images / f"{name}.{architecture}.log")

@@ -112,6 +112,13 @@ W4_SHARED_FUNCTION int64_t w4_packed_zero_offset(const w4_packed_layout *layout,
     return w4_packed_scale_offset(layout, strip, chunk) + layout->lines * W4_BLOCK_ROWS * layout->scale_size;
 }
 
+/** What a stage of `tile_k` columns holds of a strip in shared memory: codes, then `lines` scale lines, then as many
+ * zero lines, in bytes. */
+W4_SHARED_FUNCTION int32_t w4_slot_bytes(const w4_packed_layout *layout, int32_t tile_k, int32_t lines) {
+    return (int32_t)(tile_k / W4_BLOCK_COLUMNS * W4_BLOCK_BYTES +
+                     lines * W4_BLOCK_ROWS * (layout->scale_size + layout->zero_size));
+}
+
 /** The group that line 0 of a chunk belongs to. */
 W4_SHARED_FUNCTION int64_t w4_packed_first_group(int64_t group_size, int64_t chunk) {
     return chunk * W4_CHUNK_COLUMNS / group_size;

@@ -79,8 +79,8 @@ __device__ __forceinline__ uint32_t pack_results(float first, float second, bool
 }
 
 /** Round the sums of a warp's 16 out features, n and the next, to C's type and store them. A lane has two tokens in a
- * register; the warp turns them over in shared memory (`staging`, W4_STAGING_BYTES), some tokens at a time, so that 8
- * out features of a token go in one store. */
+ * register; the warp turns them over in shared memory (`staging`, 512 bytes), some tokens at a time, so that 8 out
+ * features of a token go in one store. */
 template <class Params, int SUMS>
 __device__ __forceinline__ void store_rows(const Params &params, uint32_t staging, int m, int n,
                                            const float (&sums)[SUMS]) {

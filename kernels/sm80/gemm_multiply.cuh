@@ -1,224 +1,159 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part of gemm.cu: multiplying.
+ * Part of gemm.cu: multiplying, with sums in units of a group's scale.
  *
- * A warp works in units, a block of 64 columns of its rows, or half of one where groups end inside. It dequantises the
- * unit's weights into registers, and multiplies them with the tokens, some at a time, so that the sums that belong to
- * this block's scale take few registers; these sums, times the scale, are then added to the tile's. A unit is one run
- * of instructions without a branch, which the compiler orders such that the tensor cores have work while others wait
- * for shared memory. */
+ * A warp goes from one k16 step to the next. While the mma of a step run, the tokens of the next step are loaded and
+ * its codes dequantised into a second set of fragments. Before the last step of a stage the next stage is waited for,
+ * so that the first step of that one is prepared like any other.
+ *
+ * Where a group begins, the sums are multiplied by (scale before / scale now), and at the end by the last scale. The
+ * host admits only scales whose ratios cannot overflow. */
 
 template <class Codes> struct Consumer {
     const w4_sm80_gemm_params &params;
     const Shared &shared;
-    Progress &progress; /* ring_at and stage: of what is multiplied next */
-    Codes codes;
+    uint32_t stage; /* being multiplied, or the last one: its address */
     float sums[SLICES][SUMS];
+    float scale[SLICES][2], ratio[SLICES][2]; /* of this group; the one before's to this one's */
+    Group zero[SLICES];                       /* zero points that residuals are made of */
+    Codes codes[SLICES];
+    uint4 words[SLICES]; /* of a block, a word for each step */
+    uint32_t fragment[2][SLICES][4], tokens[2][WARP_M / 8][2];
+    int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
+    bool turn;      /* whether a group begins with the next step */
 
-    __device__ __forceinline__ Consumer(const w4_sm80_gemm_params &params_, const Shared &shared_, Progress &progress_,
-                                        int worker)
-        : params(params_), shared(shared_), progress(progress_) {
-        if (thread_index() % 32 == 0) {
-            progress.begin(params, worker);
-            progress.lead = params.ring - 1;
-        }
-    }
+    static constexpr int STEPS = 4 * BLOCKS;
+    static_assert(WARP_M % 16 == 0, "tokens are loaded 16 at a time");
 
-    /** Turn to the next piece of work; false when there is none. */
-    __device__ __forceinline__ bool next_work() {
-        __syncwarp();
-        if (thread_index() % 32 == 0) {
-            progress.next(params);
-            progress.stage -= progress.lead;
-            progress.lead = 0;
-        }
-        __syncwarp();
-        return progress.work.tile >= 0;
-    }
-
-    /** Where a lane reads: its codes in a slot; its row of the four 8 x 8 matrices of tokens, in a block of
-     * activations; and which bytes of a word with a scale of its row make a float. */
-    struct Lane {
-        uint32_t codes, tokens, scale_selector, row;
-        __device__ __forceinline__ Lane(const w4_gemm_params &gemm, int thread) {
-            const int lane = thread % 32, slice = thread / 32 * SLICES % 4;
-            codes = slice * SLICE_BYTES + lane * 16;
-            row = slice * 16 + lane / 4;
-            /* 8 tokens x 4 pieces of 8 columns, or 16 tokens x 2. Pieces are where the loader put them: piece ^ token
-             * % 8. */
-            const int token = CHUNK == 8 ? lane % 8 : lane / 16 * 8 + lane % 8;
-            const int piece = CHUNK == 8 ? lane / 8 : lane / 8 % 2;
-            tokens = token * 128 + ((piece ^ token % 8) << 4);
-            /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
-            const bool bf16 = gemm.scale_dtype == W4_PARAM_BF16;
-            scale_selector = gemm.layout.scale_size == 4 ? 0x3210 : bf16 ? 0x1044 : 0x4410;
-            if (gemm.layout.scale_size == 2 && lane / 4 % 2) scale_selector += bf16 ? 0x2200 : 0x0022;
-        }
-    };
-
-    /** Scale and zero point of the two rows that this thread's fragments of a slice hold. slot: an address; line: of
-     * the slot's. */
-    __device__ __forceinline__ Group load_group(const Lane &lane, uint32_t slot, int slice, int line) const {
-        const w4_gemm_params &gemm = params.gemm;
-        const int row = lane.row + slice * 16, size = (int)gemm.layout.scale_size;
-        const uint32_t scales = slot + CODE_BYTES + line * W4_BLOCK_ROWS * size + (row * size & ~3);
-        Group group;
+    __device__ __forceinline__ Consumer(const w4_sm80_gemm_params &params_, const Shared &shared_)
+        : params(params_), shared(shared_), stage(shared_.last()) {
+        const Codes one;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            uint32_t bits = __byte_perm(shared_load32(scales + 8 * i * size), 0, lane.scale_selector);
-            group.scale[i] = gemm.scale_dtype == W4_PARAM_FP16 ? __half2float(__ushort_as_half((unsigned short)bits))
-                                                               : __uint_as_float(bits);
-        }
-        if (Codes::ZERO == W4_PARAM_SYMMETRIC) return group;
-        const uint32_t zeros = slot + CODE_BYTES + params.lines * W4_BLOCK_ROWS * size +
-                               (line * W4_BLOCK_ROWS + row) * (Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4);
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            group.zero[i] = Codes::ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(zeros + 8 * i)
-                                                                 : __uint_as_float(shared_load32(zeros + 32 * i));
-        return group;
+        for (int slice = 0; slice < SLICES; slice++) codes[slice] = one;
     }
 
-    /** Tokens `first` and the next of a k16 step, as right operands; where CHUNK is 8, of two steps at once. `block`:
-     * its activations; `from`: the k16 step of the block that is step 0 here. */
-    template <int STEPS, int COUNT>
-    __device__ __forceinline__ void load_tokens(const Lane &lane, uint32_t (&tokens)[STEPS][COUNT][2], uint32_t block,
-                                                int from, int first, int step) const {
-        const uint32_t address = block + (lane.tokens ^ (from + step) << 5);
+    __device__ __forceinline__ void load_words(const Rows &rows, int block) {
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++)
+            words[slice] = shared_load128(shared.slot(stage, FIRST_SLOT) + rows.codes + block * W4_BLOCK_BYTES +
+                                          slice * SLICE_BYTES);
+    }
+
+    /** Tokens 16 * pair and the next of step `step` of a block into set `set`. */
+    __device__ __forceinline__ void load_tokens(const Rows &rows, int block, int step, int pair, int set) {
         uint32_t four[4];
-        if constexpr (CHUNK == 8) {
-            if (step % 2) return;
-            load_matrices(four, address + first * 128);
+        load_matrices(four, stage + block * BLOCK_A_BYTES + (rows.tokens ^ step << 5) + pair * 16 * 128);
 #pragma unroll
-            for (int i = 0; i < 4; i++) tokens[step + i / 2][0][i % 2] = four[i];
-        } else {
-#pragma unroll
-            for (int i = 0; i < COUNT; i += 2) {
-                load_matrices(four, address + (first + i * 8) * 128);
-#pragma unroll
-                for (int j = 0; j < 4; j++) tokens[step][i + j / 2][j % 2] = four[j];
-            }
-        }
+        for (int j = 0; j < 4; j++) tokens[set][pair * 2 + j / 2][j % 2] = four[j];
     }
 
-    /** STEPS k16 steps under one scale: block `block` of a stage, or with 2 steps half `half` of it. `activations`: the
-     * block's; `line`: of the slot's. */
-    template <int STEPS>
-    __device__ __forceinline__ void unit(const Lane &lane, uint32_t activations, uint32_t slot, int block, int half,
-                                         int line) {
-        constexpr bool BF16 = Codes::IS_BF16;
-        constexpr int COUNT = CHUNK / 8;
-        uint32_t fragment[SLICES][STEPS][4];
-        Group group[SLICES];
-        Codes own[SLICES];
+    /** The codes of step `step` of a slice into set `set`. */
+    __device__ __forceinline__ void dequantise(int slice, int step, int set) {
+        const uint4 &four = words[slice];
+        codes[slice].word(step == 0 ? four.x : step == 1 ? four.y : step == 2 ? four.z : four.w, fragment[set][slice]);
+#pragma unroll
+        for (int i = 0; i < 4; i++) keep_order(fragment[set][slice][i]);
+    }
+
+    /** The groups that begin with block `block` of this stage: what the next step's codes are dequantised with, and by
+     * what the sums are multiplied before it. */
+    __device__ __forceinline__ void load_groups(const Rows &rows, int block) {
+        const int line = BLOCKS > 1 ? block >> params.line_shift : 0;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            const uint32_t words_at = slot + lane.codes + block * W4_BLOCK_BYTES + slice * SLICE_BYTES + half * 8;
-            uint32_t words[STEPS];
-            if constexpr (STEPS == 4) {
-                const uint4 four = shared_load128(words_at);
-                words[0] = four.x;
-                words[1] = four.y;
-                words[2] = four.z;
-                words[3] = four.w;
-            } else {
-                for (int i = 0; i < STEPS; i++) words[i] = shared_load32(words_at + 4 * i);
+            const Group group = rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
+            codes[slice].set(group);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                ratio[slice][i] = scale[slice][i] * reciprocal(group.scale[i]);
+                scale[slice][i] = group.scale[i];
+                if (Codes::RESIDUAL) zero[slice].zero[i] = group.zero[i];
             }
-            group[slice] = load_group(lane, slot, slice, line);
-            own[slice] = codes;
-            own[slice].set(group[slice]);
-            own[slice].set_residual(group[slice]);
-#pragma unroll
-            for (int step = 0; step < STEPS; step++) own[slice].word(words[step], fragment[slice][step]);
         }
+    }
+
+    __device__ __forceinline__ void set_residuals() {
 #pragma unroll
-        for (int first = 0; first < TILE_M; first += CHUNK) {
-            uint32_t tokens[STEPS][COUNT][2];
-            float part[SLICES][COUNT * 4];
-            load_tokens(lane, tokens, activations, half * 2, first, 0);
+        for (int slice = 0; slice < SLICES; slice++) codes[slice].set_residual(zero[slice]);
+    }
+
+    /** Multiply step STEP of a stage, and prepare the next one meanwhile: what is written between two mma stays there,
+     * as the tensor cores would idle if all that came before or after. TURN: the step begins a group; sums from now on
+     * count in units of its scale. */
+    template <int STEP, bool TURN> __device__ __forceinline__ void multiply_and_prepare(const Rows &rows) {
+        constexpr int NEXT = (STEP + 1) % STEPS, BLOCK = NEXT / 4, SET = STEP % 2, COUNT = WARP_M / 8;
+        if (NEXT % 4 == 0) load_words(rows, BLOCK);
+        if (TURN) set_residuals();
 #pragma unroll
-            for (int step = 0; step < STEPS; step++) {
-                if (step + 1 < STEPS) load_tokens(lane, tokens, activations, half * 2, first, step + 1);
+        for (int i = 0; i < COUNT; i++) {
+            if (i % 2 == 0) load_tokens(rows, BLOCK, NEXT % 4, i / 2, 1 - SET);
 #pragma unroll
-                for (int slice = 0; slice < SLICES; slice++)
+            for (int slice = 0; slice < SLICES; slice++) {
+                float *const four = &sums[slice][4 * i];
+                if (TURN)
 #pragma unroll
-                    for (int i = 0; i < COUNT; i++) {
-                        if (step == 0)
-                            mma<BF16, false>(&part[slice][4 * i], fragment[slice][step], tokens[step][i]);
-                        else
-                            mma<BF16, true>(&part[slice][4 * i], fragment[slice][step], tokens[step][i]);
-                        if constexpr (Codes::RESIDUAL)
-                            mma<BF16, true>(&part[slice][4 * i], own[slice].residual, tokens[step][i]);
-                    }
+                    for (int j = 0; j < 4; j++) four[j] *= ratio[slice][j / 2];
+                mma<Codes::IS_BF16, true>(four, fragment[SET][slice], tokens[SET][i]);
+                if constexpr (Codes::RESIDUAL) mma<Codes::IS_BF16, true>(four, codes[slice].residual, tokens[SET][i]);
             }
 #pragma unroll
             for (int slice = 0; slice < SLICES; slice++)
-#pragma unroll
-                for (int i = 0; i < COUNT * 4; i++) {
-                    float &sum = sums[slice][first / 2 + i];
-                    sum = fmaf(group[slice].scale[i % 4 / 2], part[slice][i], sum);
-                }
+                if (i == (slice + 1) * COUNT / (SLICES + 1)) dequantise(slice, NEXT % 4, 1 - SET);
         }
     }
 
-    /** One unit of stage progress.stage, with all that it needs to know: nothing is kept from one to the next. */
-    template <int STEPS> __device__ __forceinline__ void unit_of_stage(int block, int half) {
-        constexpr int SPANS = W4_BLOCK_COLUMNS / W4_SM80_SPAN;
-        const int ring_at = progress.ring_at, first = progress.stage * BLOCKS * SPANS;
-        const int line = params.lines > 1 ? w4_sm80_group(params.divider, first + block * SPANS + half) -
-                                                w4_sm80_group(params.divider, first)
-                                          : 0;
-        unit<STEPS>(Lane(params.gemm, thread_index()), shared.stage(ring_at) + block * BLOCK_A_BYTES,
-                    shared.slot(ring_at, FIRST_SLOT), block, half, line);
-    }
-
-    /** Stage progress.stage of a tile, whose copies have arrived. */
-    __device__ __forceinline__ void multiply_stage() {
-        if (params.halves) {
-#pragma unroll 1
-            for (int half = 0; half < 2 * BLOCKS && half < 2 * blocks_left(); half++)
-                unit_of_stage<2>(half / 2, half % 2);
-            return;
+    template <int STEP>
+    __device__ __forceinline__ void step(const Rows &rows, Loader &loader, int blocks_left, bool more) {
+        constexpr bool LAST = STEP == STEPS - 1;
+        constexpr int NEXT = LAST ? 0 : STEP + 1, BLOCK = NEXT / 4;
+        const bool turns = STEP % 4 == 0 && turn;
+        if (LAST) {
+            turn = false;
+            if (more) {
+                stage = loader.arrive(stage);
+                turn = --group_left == 0;
+                if (turn) group_left = params.group_stages;
+            }
+        } else if (NEXT % 4 == 0) {
+            turn = BLOCK < blocks_left && (BLOCK & ((1 << params.line_shift) - 1)) == 0;
         }
-#pragma unroll
-        for (int block = 0; block < BLOCKS; block++) {
-            if (block > 0 && block >= blocks_left()) break;
-            unit_of_stage<4>(block, 0);
+        if (NEXT % 4 == 0 && turn) load_groups(rows, BLOCK);
+        if (turns)
+            multiply_and_prepare<STEP, true>(rows);
+        else
+            multiply_and_prepare<STEP, false>(rows);
+    }
+
+    template <int STEP = 0>
+    __device__ __forceinline__ void steps(const Rows &rows, Loader &loader, int blocks_left, bool more) {
+        if constexpr (STEP < STEPS) {
+            step<STEP>(rows, loader, blocks_left, more);
+            if (STEP == 1) loader.load();
+            if (STEP == 2) loader.advance();
+            steps<STEP + 1>(rows, loader, blocks_left, more);
         }
     }
 
-    __device__ __forceinline__ int blocks_left() const {
-        return (int)params.gemm.layout.blocks - progress.stage * BLOCKS;
-    }
-
-    /** Sums of all stages of this piece of work. Where its first stage is not on its way yet, progress.stage is that
-     * many stages before it: so many are loaded first. */
-    __device__ __forceinline__ void multiply(Loader &loader) {
+    /** Sums of the stages [begin, end) of a tile. */
+    __device__ __forceinline__ void multiply(Loader &loader, int begin, int end) {
 #pragma unroll
         for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
-        bool more = true;
+        const Rows rows(params.gemm);
+        stage = loader.arrive(stage);
+        group_left = params.group_stages - begin % params.group_stages;
+#pragma unroll
+        for (int i = 0; i < SLICES * 2; i++) scale[i / 2][i % 2] = 1.0f;
+        turn = false;
+        load_groups(rows, 0);
+        set_residuals();
+        load_words(rows, 0);
+#pragma unroll
+        for (int pair = 0; pair < WARP_M / 16; pair++) load_tokens(rows, 0, 0, pair, 0);
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++) dequantise(slice, 0, 0);
 #pragma unroll 1
-        while (more) {
-            const bool ready = progress.stage >= progress.work.begin;
-            if (ready) {
-                wait_for_copies(params.ring - 2);
-                __syncthreads(); /* all threads' copies are there, and all warps are done with the stage before */
-            }
-            loader.load();
-            if (ready) multiply_stage();
-            more = progress.stage + 1 < progress.work.end;
-            __syncwarp();
-            if (thread_index() % 32 == 0) {
-                if (progress.stage < progress.work.begin)
-                    progress.stage++;
-                else
-                    progress.advance(params);
-            }
-            __syncwarp();
-        }
-    }
-
-    /** The stage of the ring that was multiplied last. */
-    __device__ __forceinline__ int last_stage() const {
-        return (progress.ring_at == 0 ? params.ring : progress.ring_at) - 1;
+        for (int at = begin; at < end; at++)
+            steps(rows, loader, (int)params.gemm.layout.blocks - at * BLOCKS, at + 1 < end);
+#pragma unroll
+        for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] *= scale[i / SUMS][i % 4 / 2];
     }
 };

@@ -10,7 +10,7 @@
 /** This thread's number in the CTA. Where sums take nearly all registers it is asked for again and again: the compiler
  * would keep it, and what follows from it. */
 __device__ __forceinline__ unsigned thread_index() {
-#if W4_TILE_N / 16 / W4_WARPS * W4_TILE_M < 128
+#if W4_TILE_N / 16 * W4_TILE_M / W4_WARPS < 128
     return threadIdx.x;
 #else
     unsigned index;
@@ -29,6 +29,20 @@ __device__ __forceinline__ void copy16(uint32_t target, const void *source) {
 /** The same, but only the first `bytes` (0 to 16) are read; zeros fill up the rest. */
 __device__ __forceinline__ void copy16_part(uint32_t target, const void *source, uint32_t bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target), "l"(source), "r"(bytes)
+                 : "memory");
+}
+
+/** The same two, but only where `wanted`, without a branch. */
+__device__ __forceinline__ void copy16_if(bool wanted, uint32_t target, const void *source) {
+    asm volatile("{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t"
+                 "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16;\n\t}" ::"r"((int)wanted),
+                 "r"(target), "l"(source)
+                 : "memory");
+}
+__device__ __forceinline__ void copy16_part_if(bool wanted, uint32_t target, const void *source, uint32_t bytes) {
+    asm volatile("{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t"
+                 "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16, %3;\n\t}" ::"r"((int)wanted),
+                 "r"(target), "l"(source), "r"(bytes)
                  : "memory");
 }
 
@@ -71,14 +85,20 @@ __device__ __forceinline__ void store_matrices_transposed(const uint32_t (&matri
     for (int i = 0; i < COUNT; i++) shared_store32(place(i, lane / 4) + lane % 4 * 4, transpose_matrix(matrices[i]));
 }
 
+/** What made this register stays before the next mma, and after the last one: their order is fixed. */
+__device__ __forceinline__ void keep_order(uint32_t &value) {
+    asm volatile("" : "+r"(value));
+}
+
 /* ---- mma.sync ------------------------------------------------------------------------------------------------ */
 
 #define W4_MMA(type, sum0, sum1, sum2, sum3)                                                                           \
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "   \
-        "{%10, %11, %12, %13};"                                                                                        \
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                               \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sum0), "f"(sum1), "f"(sum2),           \
-          "f"(sum3))
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                                \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "                                                 \
+                 "{%10, %11, %12, %13};"                                                                               \
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                                      \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sum0), "f"(sum1), "f"(sum2),  \
+                   "f"(sum3))
 
 /** d[16, 8] = a[16, 16] * b[16, 8] + (ADD ? d : 0); fp16 or bf16 operands, fp32 sums. d: four sums in a row, as
  * common_gpu/store.cuh has them. */

@@ -20,12 +20,7 @@ W4_SHARED_FUNCTION int32_t w4_sm80_lines(int64_t k, int64_t group_size, int32_t 
     return (int32_t)((tile_k - 2 * W4_SM80_SPAN) / group_size + 2);
 }
 
-/** What a stage holds of a strip's weights: codes, then `lines` scale lines, then as many zero lines, in bytes. */
-W4_SHARED_FUNCTION int32_t w4_sm80_slot_bytes(const w4_packed_layout *layout, int32_t tile_k, int32_t lines) {
-    return (int32_t)(tile_k / W4_BLOCK_COLUMNS * W4_BLOCK_BYTES +
-                     lines * W4_BLOCK_ROWS * (layout->scale_size + layout->zero_size));
-}
-
+/** A stage: activations, and what w4_slot_bytes says of each strip. */
 W4_SHARED_FUNCTION int32_t w4_sm80_stage_bytes(int32_t tile_n, int32_t tile_m, int32_t tile_k, int32_t slot_bytes) {
     int32_t bytes = tile_m * tile_k * 2 + tile_n / W4_BLOCK_ROWS * slot_bytes;
     return (bytes + W4_SM80_ALIGNMENT - 1) / W4_SM80_ALIGNMENT * W4_SM80_ALIGNMENT;

@@ -136,6 +136,9 @@ inline void shared_store128(uint32_t address, float4 value) {
     if (address % sizeof value || address + sizeof value > EMULATED_SHARED) abort();
     memcpy(shared_pointer(address), &value, sizeof value);
 }
+inline float reciprocal(float value) {
+    return 1.0f / value;
+}
 template <uint32_t MASK> inline uint32_t and_or(uint32_t word, uint32_t magic) {
     return (word & MASK) | magic;
 }
@@ -153,6 +156,12 @@ inline void copy16_part(uint32_t target, const void *source, uint32_t bytes) {
 }
 inline void copy16(uint32_t target, const void *source) {
     copy16_part(target, source, 16);
+}
+inline void copy16_if(bool wanted, uint32_t target, const void *source) {
+    if (wanted) copy16(target, source);
+}
+inline void copy16_part_if(bool wanted, uint32_t target, const void *source, uint32_t bytes) {
+    if (wanted) copy16_part(target, source, bytes);
 }
 inline void copies_commit() {
     emulate_commit();
@@ -208,6 +217,8 @@ inline void store_matrices_transposed(const uint32_t (&matrices)[COUNT], const P
         memcpy(shared_pointer(place(i, lane / 4) + lane % 4 * 4), &pair, 4);
     }
 }
+
+inline void keep_order(uint32_t &) {}
 
 struct mma_lane {
     float *d;

@@ -400,7 +400,9 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
     record launch = {.function = function, .grid = grid_x, .threads = block_x};
     if (is_gemm(function->name) && is_sm80(function->name)) {
         memcpy(&launch.sm80, arguments[0], sizeof launch.sm80);
-        if (!fake_sm80_is_sound(&launch.sm80, grid_x, block_x, shared_bytes)) return CUDA_ERROR_INVALID_VALUE;
+        int any_group = strstr(function->name, "_any_") != NULL;
+        if (!fake_sm80_is_sound(&launch.sm80, any_group, grid_x, block_x, shared_bytes))
+            return CUDA_ERROR_INVALID_VALUE;
         launch.gemm = launch.sm80.gemm;
         launch.map = (fake_map){launch.sm80.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
                                 (uint64_t)launch.sm80.lda * 2, strstr(function->name, "_bf16") != NULL};

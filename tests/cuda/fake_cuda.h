@@ -25,7 +25,8 @@ typedef struct fake_launches {
 fake_launches fake_count_launches(void);
 
 /** Whether a launch of an sm80 kernel keeps to what the kernel expects of its parameters. */
-int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
+int fake_sm80_is_sound(const w4_sm80_gemm_params *params, int any_group, unsigned grid, unsigned threads,
+                       unsigned shared_bytes);
 int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
 /** In the library with the emulated kernels: run the source of the sm80 kernel with this entry point. */
 void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void *params);

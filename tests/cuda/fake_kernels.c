@@ -26,7 +26,27 @@ static double read_weight(const w4_gemm_params *params, int64_t n, int64_t k) {
     return ((place.high ? byte >> 4 : byte & 15) - read_zero(params, zeros, index)) * scale;
 }
 
-int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigned threads, unsigned shared_bytes) {
+/** What kernels for groups of some sizes go by: where in a chunk a group begins, and after how many stages. tile_k: the
+ * columns of a stage, as the tile's stages have it. */
+static int groups_are_found(const w4_sm80_gemm_params *params) {
+    const w4_gemm_params *gemm = &params->gemm;
+    int64_t g = gemm->group_size, k = gemm->k, tile_k = 64, stage = 0;
+    while (tile_k < 256 && (k + tile_k - 1) / tile_k != params->schedule.stages) tile_k *= 2;
+    for (int64_t block = 0; block * 64 < k; block++) {
+        int begins = block == 0 || (g < k && block * 64 % g == 0);
+        if (block * 64 % tile_k) { /* inside a stage */
+            if (begins != ((block * 64 % tile_k / 64 & ((1 << params->line_shift) - 1)) == 0)) return 0;
+        } else if (begins != (stage++ % params->group_stages == 0)) {
+            return 0;
+        }
+        int64_t line = g >= k ? 0 : block * 64 / g - block / 4 * 256 / g;
+        if (line != block % 4 >> params->line_shift) return 0;
+    }
+    return params->lines >= (tile_k / 64 + (1 << params->line_shift) - 1) >> params->line_shift;
+}
+
+int fake_sm80_is_sound(const w4_sm80_gemm_params *params, int any_group, unsigned grid, unsigned threads,
+                       unsigned shared_bytes) {
     const w4_gemm_params *gemm = &params->gemm;
     const w4_schedule *schedule = &params->schedule;
     int64_t g = gemm->group_size, k = gemm->k;
@@ -36,6 +56,7 @@ int fake_sm80_is_sound(const w4_sm80_gemm_params *params, unsigned grid, unsigne
     if (grid != (unsigned)schedule->workers || threads % 32 || !schedule->stages) return 0;
     if (schedule->split_tiles && (!params->partials || !params->flags || !params->ticket)) return 0;
     if (params->store_whole && ((uintptr_t)gemm->c % 16 || gemm->ldc % 8)) return 0;
+    if (!any_group) return groups_are_found(params);
     /* The group of each 32 columns, as the kernel finds it; where one ends within 64, the kernel must know. */
     for (int64_t span = 0; span * 32 < k; span++) {
         if (w4_sm80_group(params->divider, (int32_t)span) != (g >= k ? 0 : span * 32 / g)) return 0;
@@ -74,6 +95,7 @@ int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned
 #ifdef W4A16_EMULATE
 #define W4_SM80_KERNEL(name, ...)                                                                                      \
     int w4_emulate_##name(const char *entry, unsigned grid, unsigned threads, int late, const void *params);
+#define W4_SM80_ANY_GROUP W4_SM80_KERNEL
 #define W4_SM80_DECODE W4_SM80_KERNEL
 #include "sm80/kernels.def"
 #undef W4_SM80_KERNEL
@@ -87,6 +109,7 @@ void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void
     abort();
 }
 #undef W4_SM80_KERNEL
+#undef W4_SM80_ANY_GROUP
 #undef W4_SM80_DECODE
 #endif
 

@@ -173,7 +173,7 @@ static void check_shared(const w4_problem *p, size_t index, int64_t m, const w4_
     }
     int64_t zero_bytes = p->zero_kind == W4A16_ZERO_FLOAT ? 4 : p->zero_kind == W4A16_ZERO_INTEGER ? 1 : 0;
     int64_t line_bytes = 64 * ((p->scale_dtype == W4A16_FP32 ? 4 : 2) + zero_bytes);
-    EXPECT(shape->lines >= lines && shape->lines <= tile_k / (config->sm80 || config->any_group ? 32 : 64));
+    EXPECT(shape->lines >= lines && shape->lines <= tile_k / (config->any_group ? 32 : 64));
     EXPECT(shape->slot_bytes >= codes + shape->lines * line_bytes);
     EXPECT(shape->slot_bytes % 16 == 0); /* what copies start and end at */
     if (config->sm80) {
@@ -280,26 +280,26 @@ static void promises_are_kept(void **state) {
         int64_t m = p->m;
         bool whole_blocks =
             p->group_size == p->k || p->group_size == 64 || p->group_size == 128 || p->group_size % 256 == 0;
-        int any_group = 0, in_place = 0, sm80 = 0;
+        int any_group[2] = {0, 0}, in_place[2] = {0, 0}; /* of sm90, of sm80 */
         for (size_t index = 0; index < w4_cuda_config_count; index++) {
             const w4_cuda_config *config = &w4_cuda_configs[index];
             if (!is_feasible(p, index)) continue;
             EXPECT(config->sm80 || device.runs.sm90);
-            if (config->sm80)
-                sm80++;
-            else if (config->any_group)
-                any_group++;
-            else
-                in_place++;
+            (config->any_group ? any_group : in_place)[config->sm80]++;
             if (p->flags & W4A16_PLAN_BATCH_INVARIANT)
                 EXPECT(!config->stream_k && !config->split && !config->decode && !(config->sm80 && device.runs.sm90));
-            if (p->uneven_scales || !whole_blocks) EXPECT(config->any_group || config->sm80);
+            if (p->uneven_scales || !whole_blocks) EXPECT(config->any_group);
             if (p->zero_kind == W4A16_ZERO_FLOAT) EXPECT(config->float_zeros);
         }
         size_t index = w4_cuda_config_count;
-        EXPECT(any_group + in_place > 0 || !device.runs.sm90);
-        EXPECT(in_place > 0 || p->uneven_scales || !whole_blocks || !device.runs.sm90);
-        EXPECT(sm80 > 0 || (p->flags & W4A16_PLAN_BATCH_INVARIANT && device.runs.sm90));
+        bool invariant = p->flags & W4A16_PLAN_BATCH_INVARIANT, sm80 = !(invariant && device.runs.sm90);
+        bool takes_in_place = whole_blocks && !p->uneven_scales;
+        EXPECT(any_group[0] + in_place[0] > 0 || !device.runs.sm90);
+        EXPECT(in_place[0] > 0 || !takes_in_place || !device.runs.sm90);
+        EXPECT(any_group[1] + in_place[1] > 0 || !sm80);
+        EXPECT(in_place[1] > 0 || !takes_in_place || !sm80);
+        if (invariant) EXPECT(!any_group[0] || !in_place[0]);
+        if (invariant) EXPECT(!any_group[1] || !in_place[1]);
     }
 }
 

@@ -20,7 +20,7 @@ typedef struct w4_cuda_config {
     int32_t row_warps;  /* of a decode kernel: warps side by side along n; the others share out k with them */
     int32_t cluster, pingpong, resident;
     bool float_zeros; /* takes floating zero points */
-    bool any_group;   /* an sm90 kernel for groups of any multiple of 32, and any scales */
+    bool any_group;   /* takes groups of any multiple of 32, and any scales */
     bool sm80;        /* kernels/sm80: all warps load and multiply */
     bool decode;      /* kernels/sm80/decode.cu, with `stages` in each warp's ring; the others have what fits */
     bool stream_k;

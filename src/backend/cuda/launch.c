@@ -197,7 +197,9 @@ static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, cons
 static w4a16_status launch_sm80(const w4_device *device, const w4_run *run, const void *a, int64_t stride) {
     w4_cuda_shape shape = w4_cuda_shape_make(device, run->config, &run->problem, run->m);
     exchange split = make_exchange(run, &shape);
+    const w4_cuda_config *config = &w4_cuda_configs[run->config];
     int64_t k = run->problem.k, group_size = run->problem.group_size;
+    bool one_group = group_size >= k;
     w4_sm80_gemm_params params = {
         .gemm = make_params(run),
         .a = a,
@@ -207,6 +209,10 @@ static w4a16_status launch_sm80(const w4_device *device, const w4_run *run, cons
         .stage_bytes = shape.stage_bytes,
         .slot_bytes = shape.slot_bytes,
         .lines = shape.lines,
+        .line_shift = one_group || group_size >= 256 ? 2
+                      : group_size == 128            ? 1
+                                                     : 0,
+        .group_stages = one_group ? INT32_MAX : (int32_t)w4_maximum(group_size / config->public.tile_k, 1),
         .divider = w4_sm80_divider_make(k, group_size),
         .halves = group_size < k && group_size % W4_BLOCK_COLUMNS != 0,
         .store_whole = stores_whole(run),
