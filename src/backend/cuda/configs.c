@@ -356,12 +356,14 @@ static double read_rate_of(const w4_device *device) {
 /** Seconds that an sm80 config's stages take, where it was never measured. A stage takes the longest of: its
  * multiplications, on an SM that its blocks share; reading its weights, at this SM's share of the memory's rate;
  * the SM's instructions; what one warp takes for its part, however empty the SM is. The constants are those at which
- * the times of 22 configs on an H200 (8192 x 8192, M = 32 to 8192, sm_90 code) come out best, 12 % off in the root mean
+ * the times of 22 configs on an H200 (8192 x 8192, M = 32 to 8192, sm_90 code) come out best, 11 % off in the root mean
  * square. */
 static double sm80_run(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
     static const double SHARER = 0.7e-6, FEED = 0.7, ANY_GROUP = 1.25;
-    /* Clocks for 16 x 64 weights, and more for each 8 tokens: of an SM, and of a warp. */
-    static const double ISSUE_WEIGHTS = 44, ISSUE_TOKENS = 7.5, WARP_WEIGHTS = 205, WARP_TOKENS = 23, WARP_STAGE = 600;
+    /* Clocks for 16 x 64 weights, and more for each 8 tokens: of an SM, and of a warp. A warp with 16 rows loads all
+     * tokens for these alone. */
+    static const double ISSUE_WEIGHTS = 38, ISSUE_TOKENS = 7.5, ONE_SLICE = 1.08;
+    static const double WARP_WEIGHTS = 180, WARP_TOKENS = 20, WARP_STAGE = 700;
     const w4_config *tile = &config->public;
     double clock = clock_of(device);
     /* Blocks on an SM, of those that there are. */
@@ -372,11 +374,13 @@ static double sm80_run(const w4_device *device, const w4_cuda_config *config, co
     double busy = shape->schedule.workers < device->processors ? shape->schedule.workers : device->processors;
     double read = (double)(tile->tile_n / W4_BLOCK_ROWS * shape->slot_bytes) * busy / read_rate_of(device) * together;
     double issue = weights / 1024 * (ISSUE_WEIGHTS + ISSUE_TOKENS * tile->tile_m / 8) / clock * together;
+    if (tile->tile_n == 16 * config->warps) issue *= ONE_SLICE;
     double stage = multiply > issue ? multiply : issue;
     if (config->any_group) stage *= ANY_GROUP;
     if (stage < read) stage = read;
     double warp = WARP_STAGE + weights / 1024 / config->warps * (WARP_WEIGHTS + WARP_TOKENS * tile->tile_m / 8);
     if (stage < warp / clock) stage = warp / clock;
+    if (shape->ring < 3) stage += WARP_STAGE / clock; /* copies have no more than the time of one stage */
     return work.stages * stage + work.sharers * SHARER;
 }
 
