@@ -211,8 +211,9 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         grid_dependency_wait();
         using Codes = Dequantizer<BF16, ZERO>;
-        if (FOR_128 && params.group_blocks == 2)
-            consume<Codes, FOR_128 ? 2 : 0>(params, shared, worker, rank);
+        constexpr bool for_128 = FOR_128 && ZERO != W4_PARAM_ZERO_FLOAT; /* which takes too many registers already */
+        if (for_128 && params.group_blocks == 2)
+            consume<Codes, for_128 ? 2 : 0>(params, shared, worker, rank);
         else
             consume<Codes, 0>(params, shared, worker, rank);
     }
