@@ -29,17 +29,20 @@ HEAD = """/* SPDX-License-Identifier: Apache-2.0
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tables", nargs="+", help="CSV files of w4a16 bench --profile, the oldest first")
-    parser.add_argument("--least", type=int, default=5, metavar="N", help="configs that a point needs (default 5)")
+    parser.add_argument("--least", type=int, default=3, metavar="N", help="configs that a point needs (default 3)")
     arguments = parser.parse_args()
     known = config_names()
-    best, lost = {}, defaultdict(int)
+    measured, lost = defaultdict(dict), defaultdict(int)
     for path in arguments.tables:
         for point, times in read_profiles([path]).items():
             present = {config: seconds for config, seconds in times.items() if config in known}
             lost[path] += len(times) - len(present)
-            if len(present) >= arguments.least:
-                config = min(present, key=present.get)
-                best[point] = config, present[config]
+            measured[point].update(present)  # the newer time of a config stays
+    best = {}
+    for point, times in measured.items():
+        if len(times) >= arguments.least:
+            config = min(times, key=times.get)
+            best[point] = config, times[config]
     if not best:
         raise TableError("no point with enough configs; see --least")
     for path, count in lost.items():

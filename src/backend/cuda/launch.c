@@ -245,7 +245,8 @@ static w4a16_status launch_decode(const w4_device *device, const w4_run *run, co
     int32_t pieces = (int32_t)(layout->scale_size + layout->zero_size);
     params.line_pieces = shape.lines * (config->public.tile_n / W4_SLICE_ROWS / config->row_warps) * pieces;
     params.pieces_reciprocal = (65536 + pieces - 1) / pieces;
-    while (params.line_shift > 5 && 1 << params.line_shift > group_size) params.line_shift--;
+    if (group_size < k) /* else the chunk's only line, however short k is */
+        while (params.line_shift > 5 && 1 << params.line_shift > group_size) params.line_shift--;
     bool steady = group_size == k || group_size % W4_CHUNK_COLUMNS == 0 || W4_CHUNK_COLUMNS % group_size == 0;
     params.slow_lines = params.line_pieces > 32 || !steady;
     void *arguments[] = {&params};
