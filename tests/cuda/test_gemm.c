@@ -347,7 +347,7 @@ static void small_shapes_are_exact(void **state) {
     (void)state;
     static const struct {
         int64_t n, k, group_size;
-    } shapes[] = {{1, 1, -1}, {1, 33, 32}, {3, 31, -1}, {63, 65, 96}, {65, 255, 32}, {129, 257, 160}, {130, 1001, 320}};
+    } shapes[] = {{1, 1, -1}, {1, 33, 32}, {3, 31, -1}, {63, 65, 96}, {65, 255, 32}, {129, 257, 160}, {130, 1001, 320}, {72, 192, -1}};
     static const int64_t m_values[] = {1, 2, 15, 65};
     uint64_t seed = 31;
     for (size_t i = 0; i < COUNT(shapes); i++)
@@ -688,6 +688,12 @@ static void uneven_scales_are_left_to_some_configs(void **state) {
 }
 
 /** Small shapes of every kind of weight, each config once on each: what a tool that looks at every access can bear. */
+/** Rows shorter than a chunk of the packed layout, with one group. */
+static void run_short_rows(uint64_t *seed) {
+    static const int64_t m_values[] = {2, 9};
+    run_weight(seed, m_values, COUNT(m_values), W4A16_FP16, 72, 192, -1, W4A16_FP16, W4A16_ZERO_INTEGER, TEST_EXACT);
+}
+
 static void reduced_shapes_are_exact(void **state) {
     (void)state;
     static const int64_t m_values[] = {1, 33, 130}, k_values[] = {417, 640, 1344}, groups[] = {32, 64, 128, -1};
@@ -696,6 +702,7 @@ static void reduced_shapes_are_exact(void **state) {
         run_weight(&seed, m_values, COUNT(m_values), halves[i % 2], 200, k_values[i % 3], groups[i / 3],
                    scale_dtypes[(i + i / 3) % 3], (w4a16_zero_kind)(i / 2 % 3),
                    TEST_EXACT | (i % 5 ? 0 : TEST_K_ORDER));
+    run_short_rows(&seed);
 }
 
 static void configs_can_be_profiled(void **state) {
