@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--check", action="store_true", help="also judge the model's choices")
     arguments = parser.parse_args()
     kernels, times = read_kernels(), read_times(arguments.tables)
-    model = {}
+    model, alike = {}, defaultdict(list)
     for name, kernel in kernels.items():
         points = [
             (*work_of(kernel, *shape), EMPTY if 2 * shape[0] <= kernel[2] and kernel[2] >= 64 else 1.0, t)
@@ -145,6 +145,19 @@ def main():
         ]
         if points:
             model[name] = fit(points, kernel[0] != "split")
+            if len({point[0] for point in points}) == 1:
+                alike[kernel[0]].append((name, points))
+    # Points of one number of stages do not tell a call's cost from a stage's, nor either from what the kernel saturates:
+    # the call is taken to cost what it does others of the kind, and a full GPU to take as long for as many out features.
+    for kind, configs in alike.items():
+        few = {name for name, _ in configs}
+        others = [name for name in model if kernels[name][0] == kind and name not in few]
+        rates = [model[name][3] / kernels[name][1] for name in others if model[name][3] > 0]
+        for name, points in configs if others else ():
+            call = float(np.median([model[other][0] for other in others]))
+            stage = float(np.median([(point[-1] - call) / point[0] for point in points]))
+            if stage > 0:
+                model[name] = (call, stage, model[name][2], float(np.median(rates)) * kernels[name][1] if rates else 0.0)
     for name in kernels:
         if name in model:
             call, stage, sharer, saturated = (constant * 1e9 for constant in model[name])
