@@ -347,7 +347,8 @@ static void small_shapes_are_exact(void **state) {
     (void)state;
     static const struct {
         int64_t n, k, group_size;
-    } shapes[] = {{1, 1, -1}, {1, 33, 32}, {3, 31, -1}, {63, 65, 96}, {65, 255, 32}, {129, 257, 160}, {130, 1001, 320}, {72, 192, -1}};
+    } shapes[] = {{1, 1, -1},    {1, 33, 32},     {3, 31, -1},      {63, 65, 96},
+                  {65, 255, 32}, {129, 257, 160}, {130, 1001, 320}, {72, 192, -1}};
     static const int64_t m_values[] = {1, 2, 15, 65};
     uint64_t seed = 31;
     for (size_t i = 0; i < COUNT(shapes); i++)
