@@ -11,7 +11,7 @@
  * one stores its results while the other multiplies. schedule.h says which tiles, and which stages of them, a CTA does.
  *
  * A stage, TILE_K columns of k: activations [TILE_K/64][TILE_M][64] as the copy engine writes them with the 128-byte
- * swizzle; and for each strip its codes and the scales and zero points of its groups (w4_sm90_slot_bytes).
+ * swizzle; and for each strip its codes and the scales and zero points of its groups (w4_slot_bytes).
  *
  * Cluster (2): two CTAs with the same tokens and neighbouring out features; each loads half of every stage's
  * activations for both.

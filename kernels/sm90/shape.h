@@ -13,12 +13,6 @@ enum {
     W4_SM90_SHARED_OF_SM = 233472 /* shared memory of an SM; each CTA on it costs 1024 more than it asks for */
 };
 
-/** What a stage holds of a strip's weights: codes, then `lines` scale lines, then as many zero lines, in bytes. */
-W4_SHARED_FUNCTION int32_t w4_sm90_slot_bytes(const w4_packed_layout *layout, int32_t tile_k, int64_t lines) {
-    return (int32_t)(tile_k / W4_BLOCK_COLUMNS * W4_BLOCK_BYTES +
-                     lines * W4_BLOCK_ROWS * (layout->scale_size + layout->zero_size));
-}
-
 /** Shared memory but for the stages: what aligning may cost, barriers, and `warps` areas for results. */
 W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps) {
     return W4_SM90_ALIGNMENT + W4_SM90_BARRIER_BYTES +
