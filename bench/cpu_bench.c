@@ -7,6 +7,7 @@
  *
  * A config that is wrong against fp64 on a sample of C is reported and not timed. */
 #include "backend/cpu/cpu.h"
+#include "core/clock.h"
 #include "core/half.h"
 #include "core/median.h"
 #include "core/memory.h"
@@ -15,17 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const double SECONDS = 1.5;
 
 enum { SAMPLES = 400, MOST_RUNS = 4000 };
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 static void must(w4a16_status status) {
     if (status == W4A16_OK) return;
@@ -74,12 +68,12 @@ typedef struct timing {
 static timing time_calls(const w4_device *device, w4_run *run, w4_device_weight **weights, int copies, double flop) {
     static double times[MOST_RUNS], of_read[MOST_RUNS], of_peak[MOST_RUNS];
     int count = 0;
-    double begin = now(), bytes = (double)w4_cpu_backend.weight_bytes(weights[0]);
-    while (count < MOST_RUNS && (count < 5 || now() - begin < SECONDS)) {
+    double begin = w4_clock_now(), bytes = (double)w4_cpu_backend.weight_bytes(weights[0]);
+    while (count < MOST_RUNS && (count < 5 || w4_clock_now() - begin < SECONDS)) {
         run->weight = weights[2 * count % copies];
-        double start = now();
+        double start = w4_clock_now();
         must(w4_cpu_backend.run(device, run));
-        times[count] = now() - start;
+        times[count] = w4_clock_now() - start;
         const w4_device_weight *other = weights[(2 * count + 1) % copies];
         of_read[count] = bytes / times[count] / w4_cpu_read_rate(device, other->data, (int64_t)bytes);
         of_peak[count] = flop / times[count] / w4_cpu_multiply_rate(device);

@@ -24,10 +24,11 @@ static const command_help help = {
 typedef struct bench_arguments {
     const char *device, *config, *csv, *only;
     integer_list m;
-    int64_t n, k, group_size, threads;
-    int dtype, scale_dtype, instruction_set;
+    problem_arguments problem;
+    int64_t threads;
+    int instruction_set;
     double seconds;
-    bool asymmetric, no_overlap, cost_model, explain, profile, json, force;
+    bool no_overlap, cost_model, explain, profile, json, force;
 } bench_arguments;
 
 typedef struct bench {
@@ -39,16 +40,8 @@ typedef struct bench {
     json_t *explanations; /* NULL without --explain and --json */
 } bench;
 
-static w4a16_problem make_problem(const bench_arguments *arguments, int64_t m) {
-    w4a16_problem problem;
-    w4a16_problem_init(&problem);
-    problem.m = m;
-    problem.n = arguments->n;
-    problem.k = arguments->k;
-    problem.group_size = arguments->group_size;
-    problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
-    problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
-    problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+static w4a16_problem problem_at(const bench_arguments *arguments, int64_t m) {
+    w4a16_problem problem = make_problem(&arguments->problem, m);
     if (arguments->no_overlap) problem.flags |= W4A16_PLAN_NO_OVERLAP;
     if (arguments->cost_model) problem.flags |= W4A16_PLAN_COST_MODEL;
     return problem;
@@ -119,7 +112,7 @@ static bool measure_all(bench *self) {
     const bench_arguments *arguments = self->arguments;
     double total = (double)arguments->m.count;
     for (size_t i = 0; i < arguments->m.count; i++) {
-        w4a16_problem problem = make_problem(arguments, arguments->m.items[i]);
+        w4a16_problem problem = problem_at(arguments, arguments->m.items[i]);
         if (arguments->explain && !explain(self, &problem)) return false;
         if (arguments->profile) {
             if (!measure_profile(self, &problem, (place){(double)i, total})) return false;
@@ -207,20 +200,20 @@ static int run_bench(const bench_arguments *arguments) {
 
 int command_bench(int argc, char **argv) {
     const int64_t dimension_limit = (int64_t)1 << 24;
-    bench_arguments arguments = {.group_size = 128, .dtype = W4A16_FP16, .scale_dtype = W4A16_FP16, .seconds = 0.5};
+    bench_arguments arguments = {.problem = default_problem, .seconds = 0.5};
     int exit_code;
     const option_spec options[] = {
         {NULL, 'm', OPTION_INTEGERS, "M[,M]", &arguments.m, "tokens, one or more numbers (required)", 1,
          dimension_limit, 0, true},
-        {NULL, 'n', OPTION_INTEGER, "N", &arguments.n, "out features (required)", 1, dimension_limit, 0, true},
-        {NULL, 'k', OPTION_INTEGER, "K", &arguments.k, "in features (required)", 1, dimension_limit, 0, true},
-        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.group_size,
+        {NULL, 'n', OPTION_INTEGER, "N", &arguments.problem.n, "out features (required)", 1, dimension_limit, 0, true},
+        {NULL, 'k', OPTION_INTEGER, "K", &arguments.problem.k, "in features (required)", 1, dimension_limit, 0, true},
+        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.problem.group_size,
          "weights along K that share a scale: a multiple of 32,\nor -1 for one group per row (default 128)", 0, 0, 0,
          0},
-        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.asymmetric, "with integer zero points (default: symmetric)",
-         0, 0, 0, 0},
-        OPTION_ENTRY_DTYPE(&arguments.dtype),
-        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.scale_dtype,
+        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.problem.asymmetric,
+         "with integer zero points (default: symmetric)", 0, 0, 0, 0},
+        OPTION_ENTRY_DTYPE(&arguments.problem.dtype),
+        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.problem.scale_dtype,
          "dtype of the scales: fp16, bf16 or fp32 (default fp16)", 0, 0, scale_dtypes, 0},
         OPTION_ENTRY_DEVICE(&arguments.device),
         {"config", 0, OPTION_TEXT, "NAME", &arguments.config,

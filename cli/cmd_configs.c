@@ -19,10 +19,10 @@ static const command_help help = {
 
 typedef struct configs_arguments {
     const char *device;
-    int64_t m, n, k, group_size;
-    int dtype, scale_dtype, instruction_set;
-    int64_t threads;
-    bool asymmetric, cost_model, explain, json;
+    int64_t m, threads;
+    problem_arguments problem;
+    int instruction_set;
+    bool cost_model, explain, json;
 } configs_arguments;
 
 static json_t *config_json(const w4a16_config_info *config, bool with_problem) {
@@ -90,15 +90,7 @@ static int list_configs(const configs_arguments *arguments) {
     w4a16_context *context =
         open_context(arguments->device, arguments->threads, instruction_set_text(arguments->instruction_set), &device);
     if (!context) return EXIT_RUNTIME;
-    w4a16_problem problem;
-    w4a16_problem_init(&problem);
-    problem.m = arguments->m;
-    problem.n = arguments->n;
-    problem.k = arguments->k;
-    problem.group_size = arguments->group_size;
-    problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
-    problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
-    problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+    w4a16_problem problem = make_problem(&arguments->problem, arguments->m);
     if (arguments->cost_model) problem.flags |= W4A16_PLAN_COST_MODEL;
     const w4a16_problem *asked = arguments->m ? &problem : NULL;
     size_t count = 0;
@@ -117,18 +109,18 @@ static int list_configs(const configs_arguments *arguments) {
 
 int command_configs(int argc, char **argv) {
     const int64_t dimension_limit = (int64_t)1 << 24;
-    configs_arguments arguments = {.group_size = 128, .dtype = W4A16_FP16, .scale_dtype = W4A16_FP16};
+    configs_arguments arguments = {.problem = default_problem};
     int exit_code;
     const option_spec options[] = {
         {NULL, 'm', OPTION_INTEGER, "M", &arguments.m, "tokens", 1, dimension_limit, 0, 0},
-        {NULL, 'n', OPTION_INTEGER, "N", &arguments.n, "out features", 1, dimension_limit, 0, 0},
-        {NULL, 'k', OPTION_INTEGER, "K", &arguments.k, "in features", 1, dimension_limit, 0, 0},
-        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.group_size,
+        {NULL, 'n', OPTION_INTEGER, "N", &arguments.problem.n, "out features", 1, dimension_limit, 0, 0},
+        {NULL, 'k', OPTION_INTEGER, "K", &arguments.problem.k, "in features", 1, dimension_limit, 0, 0},
+        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.problem.group_size,
          "a multiple of 32, or -1 for one group per row (default\n128)", 0, 0, 0, 0},
-        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.asymmetric, "with integer zero points (default: symmetric)",
-         0, 0, 0, 0},
-        OPTION_ENTRY_DTYPE(&arguments.dtype),
-        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.scale_dtype,
+        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.problem.asymmetric,
+         "with integer zero points (default: symmetric)", 0, 0, 0, 0},
+        OPTION_ENTRY_DTYPE(&arguments.problem.dtype),
+        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.problem.scale_dtype,
          "dtype of the scales: fp16, bf16 or fp32 (default fp16)", 0, 0, scale_dtypes, 0},
         OPTION_ENTRY_DEVICE(&arguments.device),
         OPTION_ENTRY_COST_MODEL(&arguments.cost_model),
@@ -139,7 +131,7 @@ int command_configs(int argc, char **argv) {
         {0},
     };
     if (!parse_options(&help, options, argc, argv, NULL, &exit_code)) return exit_code;
-    int given = (arguments.m > 0) + (arguments.n > 0) + (arguments.k > 0);
+    int given = (arguments.m > 0) + (arguments.problem.n > 0) + (arguments.problem.k > 0);
     if (given != 0 && given != 3) return fail_usage("give all of -m M, -n N and -k K, or none of them");
     if (arguments.explain && !given) return fail_usage("--explain needs a multiplication: give -m M, -n N and -k K");
     return list_configs(&arguments);

@@ -27,10 +27,11 @@ static const command_help help = {
 typedef struct tune_arguments {
     const char *model, *device, *cache;
     token_counts tokens;
-    int64_t n, k, group_size, threads;
-    int dtype, scale_dtype, instruction_set;
+    problem_arguments problem;
+    int64_t threads;
+    int instruction_set;
     double budget;
-    bool asymmetric, uneven, invariant, again, json;
+    bool uneven, invariant, again, json;
 } tune_arguments;
 
 typedef struct tuning {
@@ -41,15 +42,8 @@ typedef struct tuning {
     json_t *points;
 } tuning;
 
-static w4a16_problem make_problem(const tune_arguments *arguments) {
-    w4a16_problem problem;
-    w4a16_problem_init(&problem);
-    problem.n = arguments->n;
-    problem.k = arguments->k;
-    problem.group_size = arguments->group_size;
-    problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
-    problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
-    problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+static w4a16_problem asked_problem(const tune_arguments *arguments) {
+    w4a16_problem problem = make_problem(&arguments->problem, 0); /* the tuner has the numbers of tokens */
     problem.uneven_scales = arguments->uneven;
     if (arguments->invariant) problem.flags |= W4A16_PLAN_BATCH_INVARIANT;
     return problem;
@@ -83,7 +77,7 @@ static bool read_model(tuning *self) {
             fail_library();
             good = false;
         } else if (module.supported) {
-            w4a16_problem problem = make_problem(self->arguments);
+            w4a16_problem problem = asked_problem(self->arguments);
             problem.n = module.n;
             problem.k = module.k;
             problem.group_size = module.groups == 1 ? -1 : module.group_size;
@@ -179,7 +173,7 @@ static int tune(tuning *self) {
     if (arguments->model) {
         if (!read_model(self)) return EXIT_RUNTIME;
     } else {
-        add_problem(self, make_problem(arguments));
+        add_problem(self, asked_problem(arguments));
     }
     w4a16_context *context =
         open_context(arguments->device, arguments->threads, instruction_set_text(arguments->instruction_set), &device);
@@ -215,22 +209,23 @@ static int tune(tuning *self) {
 static int check_arguments(tune_arguments *arguments) {
     const char *environment = getenv("W4A16_CACHE");
     if (!arguments->cache) arguments->cache = environment && *environment ? environment : NULL;
-    if (arguments->model && (arguments->n || arguments->k))
+    if (arguments->model && (arguments->problem.n || arguments->problem.k))
         return fail_usage("--model has shapes of its own; give it or -n N and -k K, not both");
-    if (!arguments->model && !(arguments->n && arguments->k)) return fail_usage("give --model PATH, or -n N and -k K");
+    if (!arguments->model && !(arguments->problem.n && arguments->problem.k))
+        return fail_usage("give --model PATH, or -n N and -k K");
     if (!arguments->cache) return fail_usage("--cache FILE is missing, and W4A16_CACHE names none");
     return 0;
 }
 
 int command_tune(int argc, char **argv) {
     const int64_t dimension_limit = (int64_t)1 << 24;
-    tune_arguments arguments = {.group_size = 128, .dtype = W4A16_FP16, .scale_dtype = W4A16_FP16};
+    tune_arguments arguments = {.problem = default_problem};
     int exit_code;
     const option_spec options[] = {
         {"model", 0, OPTION_TEXT, "PATH", &arguments.model,
          "tune for all layers of this checkpoint: a .safetensors\nfile or a model folder", 0, 0, 0, 0},
-        {NULL, 'n', OPTION_INTEGER, "N", &arguments.n, "out features", 1, dimension_limit, 0, 0},
-        {NULL, 'k', OPTION_INTEGER, "K", &arguments.k, "in features", 1, dimension_limit, 0, 0},
+        {NULL, 'n', OPTION_INTEGER, "N", &arguments.problem.n, "out features", 1, dimension_limit, 0, 0},
+        {NULL, 'k', OPTION_INTEGER, "K", &arguments.problem.k, "in features", 1, dimension_limit, 0, 0},
         {NULL, 'm', OPTION_TOKENS, "M[,M]|M-M", &arguments.tokens,
          "tokens: numbers, or a range, whose buckets' ends are\nmeasured (default 1-8192)", 1, dimension_limit, 0, 0},
         {"cache", 'c', OPTION_TEXT, "FILE", &arguments.cache,
@@ -240,17 +235,17 @@ int command_tune(int argc, char **argv) {
          0, 1000000, 0, 0},
         {"again", 0, OPTION_FLAG, NULL, &arguments.again, "measure what FILE has already, too (default: only the rest)",
          0, 0, 0, 0},
-        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.group_size,
+        {"group-size", 'g', OPTION_GROUP_SIZE, "G", &arguments.problem.group_size,
          "without --model: a multiple of 32, or -1 for one group\nper row (default 128)", 0, 0, 0, 0},
-        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.asymmetric,
+        {"asymmetric", 'a', OPTION_FLAG, NULL, &arguments.problem.asymmetric,
          "without --model: integer zero points (default: symmetric)", 0, 0, 0, 0},
-        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.scale_dtype,
+        {"scale-dtype", 0, OPTION_CHOICE, "T", &arguments.problem.scale_dtype,
          "without --model: fp16, bf16 or fp32 (default fp16)", 0, 0, scale_dtypes, 0},
         {"uneven-scales", 0, OPTION_FLAG, NULL, &arguments.uneven,
          "for weights with scales over 2^60 apart within a row\n(default: even scales)", 0, 0, 0, 0},
         {"batch-invariant", 0, OPTION_FLAG, NULL, &arguments.invariant,
          "for plans with that flag (default: for those without)", 0, 0, 0, 0},
-        OPTION_ENTRY_DTYPE(&arguments.dtype),
+        OPTION_ENTRY_DTYPE(&arguments.problem.dtype),
         OPTION_ENTRY_DEVICE(&arguments.device),
         OPTION_ENTRY_THREADS(&arguments.threads),
         OPTION_ENTRY_INSTRUCTIONS(&arguments.instruction_set),

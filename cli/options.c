@@ -17,6 +17,21 @@ const choice instruction_sets[] = {{"reference", 1}, {"avx2", 2}, {"avx512", 3},
 
 enum { MAX_OPTIONS = 24, LONG_VALUE = 256 };
 
+const problem_arguments default_problem = {.group_size = 128, .dtype = W4A16_FP16, .scale_dtype = W4A16_FP16};
+
+w4a16_problem make_problem(const problem_arguments *arguments, int64_t m) {
+    w4a16_problem problem;
+    w4a16_problem_init(&problem);
+    problem.m = m;
+    problem.n = arguments->n;
+    problem.k = arguments->k;
+    problem.group_size = arguments->group_size;
+    problem.a_dtype = problem.c_dtype = (w4a16_dtype)arguments->dtype;
+    problem.scale_dtype = (w4a16_dtype)arguments->scale_dtype;
+    problem.zero_kind = arguments->asymmetric ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC;
+    return problem;
+}
+
 const char *instruction_set_text(int value) {
     return value ? instruction_sets[value - 1].text : NULL;
 }

@@ -58,6 +58,16 @@ typedef struct option_spec {
     bool required;
 } option_spec;
 
+/** A multiplication, as the options of several subcommands state it. */
+typedef struct problem_arguments {
+    int64_t n, k, group_size;
+    int dtype, scale_dtype;
+    bool asymmetric;
+} problem_arguments;
+
+extern const problem_arguments default_problem; /* without N and K */
+w4a16_problem make_problem(const problem_arguments *arguments, int64_t m);
+
 /** The fixed text of a subcommand's --help. */
 typedef struct command_help {
     const char *forms;       /* "PATH -o OUT [options]" */

@@ -9,16 +9,15 @@ for every config the four constants with the least relative squared error, and p
 src/backend/cuda/costs.def. --check also says how much slower than the best config the model's choice is.
 """
 import argparse
-import csv
 import math
 import re
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+from profile_table import ROOT, TableError, read_rows
+
 PROCESSORS = 132
 LEAST_RUN = 4  # as in src/backend/cuda/configs.c
 
@@ -67,21 +66,13 @@ def work_of(kernel, m, n, k):
 
 
 def read_times(paths):
+    """{config: {(m, n, k): seconds}}"""
     times = defaultdict(dict)
-    for path in paths:
-        with open(path, newline="") as file:
-            header = None
-            for row in csv.reader(file):
-                if not row or row[0].startswith("#"):
-                    continue
-                if row[0] == "device":
-                    header = row
-                    continue
-                if header is None:
-                    sys.exit(f"{path}: the first line must be the heading that w4a16 bench --csv writes")
-                entry = dict(zip(header, row))
-                shape = int(entry["m"]), int(entry["n"]), int(entry["k"])
-                times[entry["config"]][shape] = float(entry["microseconds"]) * 1e-6
+    try:
+        for point, config, seconds, _ in read_rows(paths):
+            times[config][point.m, point.n, point.k] = seconds
+    except TableError as error:
+        sys.exit(f"fit_gpu_costs: {error}")
     return times
 
 

@@ -261,18 +261,19 @@ void w4_output_directory_abandon(w4_output_directory *output) {
     *output = (w4_output_directory){NULL, NULL, false};
 }
 
+w4a16_status w4_write_file(const char *path, bool overwrite, const void *data, uint64_t size) {
+    w4_output output;
+    W4_TRY(w4_output_open(path, overwrite, &output));
+    w4a16_status status = w4_output_write(&output, data, size);
+    if (!status) return w4_output_commit(&output);
+    w4_output_abandon(&output);
+    return status;
+}
+
 w4a16_status w4_copy_file(const char *source, const char *target) {
     w4_mapping mapping;
     W4_TRY(w4_map_file(source, &mapping));
-    w4_output output;
-    w4a16_status status = w4_output_open(target, false, &output);
-    if (!status) {
-        status = w4_output_write(&output, mapping.data, mapping.size);
-        if (!status)
-            status = w4_output_commit(&output);
-        else
-            w4_output_abandon(&output);
-    }
+    w4a16_status status = w4_write_file(target, false, mapping.data, mapping.size);
     w4_unmap_file(&mapping);
     return status;
 }

@@ -51,6 +51,8 @@ void w4_output_directory_abandon(w4_output_directory *output);
 w4a16_status w4_lock_file(const char *path, int *descriptor);
 void w4_unlock_file(int descriptor);
 
+/** All of a file at once. */
+w4a16_status w4_write_file(const char *path, bool overwrite, const void *data, uint64_t size);
 /** Copy one regular file. */
 w4a16_status w4_copy_file(const char *source, const char *target);
 

@@ -16,16 +16,9 @@ enum { DEEPEST_FOLDER = 32 }; /* a folder linked into itself ends here */
 w4a16_status w4_json_write(const char *path, const json_t *json) {
     char *text = json_dumps(json, JSON_INDENT(2));
     if (!text) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: %s", path);
-    w4_output output;
-    w4a16_status status = w4_output_open(path, false, &output);
-    if (!status) {
-        status = w4_output_write(&output, text, strlen(text));
-        if (!status) status = w4_output_write(&output, "\n", 1);
-        if (!status)
-            status = w4_output_commit(&output);
-        else
-            w4_output_abandon(&output);
-    }
+    size_t length = strlen(text);
+    text[length] = '\n'; /* a file's last line ends, too */
+    w4a16_status status = w4_write_file(path, false, text, length + 1);
     free(text);
     return status;
 }

@@ -62,13 +62,10 @@ w4a16_status w4_plan_find_config(const w4_backend *backend, const w4_device *dev
     char names[512] = ""; /* as many as fit */
     size_t used = 0, count = backend->config_count(device);
     bool all = true;
+    if (w4_find_config(backend, device, name, index)) return W4A16_OK;
     for (size_t i = 0; i < count; i++) {
         w4_config config;
         backend->config_get(device, i, &config);
-        if (strcmp(config.name, name) == 0) {
-            *index = i;
-            return W4A16_OK;
-        }
         all = all && used + strlen(config.name) + sizeof ", " <= sizeof names;
         if (all) used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", config.name);
     }

@@ -70,7 +70,7 @@ w4a16_status w4_tuned_create(const w4_tuned_point *points, size_t count, w4_tune
     return W4A16_OK;
 }
 
-static bool find_config(const w4_backend *backend, const w4_device *device, const char *name, size_t *index) {
+bool w4_find_config(const w4_backend *backend, const w4_device *device, const char *name, size_t *index) {
     size_t count = backend->config_count(device);
     for (*index = 0; *index < count; ++*index) {
         w4_config config;
@@ -103,7 +103,7 @@ w4a16_status w4_tuned_from_table(const w4_backend *backend, const w4_device *dev
             .results = {{.seconds = row->microseconds * 1e-6}},
             .count = 1,
         };
-        count += find_config(backend, device, row->config, &point->results[0].config);
+        count += w4_find_config(backend, device, row->config, &point->results[0].config);
     }
     w4a16_status status = w4_tuned_create(points, count, tuned);
     free(points);

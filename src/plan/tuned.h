@@ -23,6 +23,9 @@ typedef struct w4_tuned_point {
 /** Points in the order of w4_tuned_compare, no two alike. Immutable; counted, so that plans may share one. */
 typedef struct w4_tuned w4_tuned;
 
+/** Whether the device has a config of this name; *index: which, else how many it has. */
+bool w4_find_config(const w4_backend *backend, const w4_device *device, const char *name, size_t *index);
+
 /** Copies the points, in any order; of several for the same problem and M the last one counts. */
 w4a16_status w4_tuned_create(const w4_tuned_point *points, size_t count, w4_tuned **tuned);
 

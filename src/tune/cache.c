@@ -69,14 +69,8 @@ w4a16_status w4_cache_read(const char *path, w4a16_cache *cache) {
 
 static w4a16_status write_file(const char *path, const w4a16_cache *cache) {
     char *text;
-    w4_output output;
     W4_TRY(w4_cache_print(cache, &text));
-    w4a16_status status = w4_output_open(path, true, &output);
-    if (!status) status = w4_output_write(&output, text, strlen(text));
-    if (!status)
-        status = w4_output_commit(&output);
-    else
-        w4_output_abandon(&output);
+    w4a16_status status = w4_write_file(path, true, text, strlen(text));
     free(text);
     return status;
 }
@@ -116,16 +110,10 @@ static void print_identity(const w4_identity *identity, char *text, size_t size)
 static w4a16_status resolve(const w4_cache_entry *entry, const char *source, const w4_backend *backend,
                             const w4_device *device, w4_tuned_point *point) {
     *point = (w4_tuned_point){.problem = entry->problem, .count = entry->count};
-    size_t count = backend->config_count(device);
     for (int i = 0; i < entry->count; i++) {
-        size_t index = 0;
-        for (; index < count; index++) {
-            w4_config config;
-            backend->config_get(device, index, &config);
-            if (strcmp(config.name, entry->results[i].config) == 0) break;
-        }
+        size_t index;
         /* The fingerprint promised that there is one. */
-        if (index == count)
+        if (!w4_find_config(backend, device, entry->results[i].config, &index))
             return w4_fail(W4A16_ERROR_FORMAT,
                            "%s: this library has no config '%s'; the file was made or changed by hand", source,
                            entry->results[i].config);

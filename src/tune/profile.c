@@ -2,6 +2,7 @@
  * The profiler: random problem, check against fp64 on a sample of the outputs, cold-weight timing. */
 #include "tune/profile.h"
 
+#include "core/clock.h"
 #include "core/half.h"
 #include "core/median.h"
 #include "core/memory.h"
@@ -10,7 +11,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     MAX_COPIES = 16384, /* small weights still overflow the caches */
@@ -273,12 +273,6 @@ static void sampled_error(const w4_problem *problem, const buffers *all, double 
     *inherent = all->total > 0 ? sqrt(all->rounding / all->total) : 0;
 }
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
-
 /** The median of runs of a device whose `run` returns when C is complete, by the host's clock. */
 static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, w4_profile_effort effort, double *seconds,
                                  int *timed) {
@@ -286,13 +280,13 @@ static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, w4_pro
     double *times = malloc(MAX_RUNS * sizeof *times);
     if (!times) return w4_fail(W4A16_ERROR_OUT_OF_MEMORY, "out of memory: the profiler's times");
     w4a16_status status = W4A16_OK;
-    double first = 0, begin = now();
+    double first = 0, begin = w4_clock_now();
     int runs = 0, total = 0;
-    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || now() - begin < effort.min_seconds)) {
+    while (!status && runs < MAX_RUNS && (runs < MIN_RUNS || w4_clock_now() - begin < effort.min_seconds)) {
         run.weight = pool->copies[(size_t)total % pool->copy_count];
-        double start = now();
+        double start = w4_clock_now();
         status = pool->backend->run(pool->device, &run);
-        double taken = now() - start;
+        double taken = w4_clock_now() - start;
         if (total == 0) first = taken;
         if (total == 0 && effort.give_up > 0 && taken > effort.give_up) {
             times[runs++] = taken;
@@ -303,9 +297,9 @@ static w4a16_status time_on_host(const w4_profile_pool *pool, w4_run run, w4_pro
         if (total >= warm_up)
             times[runs++] = taken;
         else
-            begin = now();
+            begin = w4_clock_now();
         total++;
-        if (runs >= 3 && now() - begin > long_time) break; /* ten runs would take long */
+        if (runs >= 3 && w4_clock_now() - begin > long_time) break; /* ten runs would take long */
     }
     if (!status) {
         *seconds = w4_median(times, (size_t)runs);

@@ -5,6 +5,7 @@
  * with time, and a figure of now does not compare with one of a minute ago. */
 #include "tune/tune.h"
 
+#include "core/clock.h"
 #include "core/file.h"
 #include "core/memory.h"
 
@@ -13,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static const double SHORT_SECONDS = 0.02, LONG_SECONDS = 0.2; /* of a config's first and second timing */
 static const double NEAR = 1.1;     /* a first time up to this many times the best is worth a second */
@@ -36,12 +36,6 @@ typedef struct tuner {
     double started, done_work, total_work;
     w4a16_tune_result *result;
 } tuner;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
-}
 
 /** The numbers of tokens: the caller's, or the ends of the buckets that m_min..m_max touches, the last one cut. */
 static w4a16_status choose_m(tuner *self) {
@@ -132,6 +126,13 @@ static void note_failure(tuner *self, w4a16_measure_progress *progress) {
     progress->failure = w4a16_last_error();
 }
 
+static void show_best(const tuner *self, const w4_tuned_point *point, w4a16_measure_progress *progress) {
+    w4_config best;
+    self->backend->config_get(self->device, point->results[0].config, &best);
+    progress->best = best.name;
+    progress->best_seconds = point->results[0].seconds;
+}
+
 static w4a16_status report(const tuner *self, const w4a16_measure_progress *progress) {
     const w4a16_tune_options *options = self->job->options;
     if (!options->progress || !options->progress(progress, options->user)) return W4A16_OK;
@@ -147,7 +148,7 @@ static w4a16_status time_candidates(tuner *self, const w4_problem *problem, cons
     for (size_t i = 0; i < count && candidates[i].feasible; i++) {
         const w4_candidate *candidate = &candidates[i];
         double best = point->count ? point->results[0].seconds : 0;
-        if (best > 0 && now() > deadline) break;
+        if (best > 0 && w4_clock_now() > deadline) break;
         if (*timed >= LEAST_TIMED && candidate->predicted * correction > HOPELESS * best) break;
         w4a16_profile_result result = {.seconds = 0};
         w4a16_status status = time_config(self, problem, candidate->config, best, &result);
@@ -164,10 +165,7 @@ static w4a16_status time_candidates(tuner *self, const w4_problem *problem, cons
             self->result->configs_timed++;
             ++*timed;
             if (candidate->name == progress->chosen) progress->chosen_seconds = result.seconds;
-            w4_config winner;
-            self->backend->config_get(self->device, point->results[0].config, &winner);
-            progress->best = winner.name;
-            progress->best_seconds = point->results[0].seconds;
+            show_best(self, point, progress);
         }
         progress->done = self->done_work + work * (double)i / (double)(i + 1);
         W4_TRY(report(self, progress));
@@ -226,12 +224,9 @@ static w4a16_status measure_point(tuner *self, size_t which, const w4_problem *p
         .problem = &asked, .failure = "", .chosen = chosen.name, .done = self->done_work, .total = self->total_work};
     w4a16_status status = time_candidates(self, problem, candidates, count, deadline, &progress, &point, &timed);
     free(candidates);
-    if (!status && point.count && now() < deadline) {
+    if (!status && point.count && w4_clock_now() < deadline) {
         status = play_off(self, problem, before.config, &progress.chosen_seconds, &point);
-        w4_config winner;
-        self->backend->config_get(self->device, point.results[0].config, &winner);
-        progress.best = winner.name;
-        progress.best_seconds = point.results[0].seconds;
+        show_best(self, &point, &progress);
     }
     /* A point that was cut short by an error or a cancellation says nothing about the best. */
     if (status || !point.count) return status;
@@ -267,9 +262,9 @@ static w4a16_status tune_problem(tuner *self, size_t which, size_t *left) {
     for (size_t place = 0; place < self->m_count; place++) {
         w4_problem problem = point_problem(self, which, place);
         if (is_known(self, &problem)) continue;
-        double remaining = budget > 0 ? self->started + budget - now() : HUGE_VAL;
+        double remaining = budget > 0 ? self->started + budget - w4_clock_now() : HUGE_VAL;
         if (remaining <= 0) return W4A16_OK; /* w4_tune counts what is left */
-        W4_TRY(measure_point(self, which, &problem, now() + remaining / (double)*left));
+        W4_TRY(measure_point(self, which, &problem, w4_clock_now() + remaining / (double)*left));
         self->done_work += work_of(self, &problem);
         --*left;
     }
@@ -301,7 +296,7 @@ w4a16_status w4_tune(const w4_tune_job *job, w4_tuned_point **points, size_t *co
     tuner self = {.job = job,
                   .backend = w4_profile_pool_backend(job->pool),
                   .device = w4_profile_pool_device(job->pool),
-                  .started = now(),
+                  .started = w4_clock_now(),
                   .result = result};
     void *memory = NULL;
     *points = NULL;

@@ -2,22 +2,16 @@
  * The speed limits that results are compared with: reading memory, and multiply-adds on registers. */
 #include "backend/cpu/cpu.h"
 
+#include "core/clock.h"
 #include "core/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { SLICE_BYTES = 1 << 20, ROUNDS = 1 << 14 };
 
 static const double READ_SECONDS = 0.5, MULTIPLY_SECONDS = 0.3;
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 double w4_cpu_cold_bytes(const w4_device *device) {
     const double least = 400e6, most = 2e9; /* below: too short to time; above: too long to fill */
@@ -81,17 +75,17 @@ static ceiling_job make_job(const w4_device *device, const uint8_t *data) {
 
 double w4_cpu_read_rate(const w4_device *device, const uint8_t *data, int64_t bytes) {
     ceiling_job job = make_job(device, data);
-    double start = now();
+    double start = w4_clock_now();
     w4_cpu_parallel(device->threads, bytes / SLICE_BYTES, read_task, &job);
-    return (double)(bytes / SLICE_BYTES * SLICE_BYTES) / (now() - start);
+    return (double)(bytes / SLICE_BYTES * SLICE_BYTES) / (w4_clock_now() - start);
 }
 
 double w4_cpu_multiply_rate(const w4_device *device) {
     ceiling_job job = make_job(device, NULL);
     int64_t tasks = (int64_t)device->threads * 16;
-    double start = now();
+    double start = w4_clock_now();
     w4_cpu_parallel(device->threads, tasks, multiply_task, &job);
-    return job.operations * (double)tasks / (now() - start);
+    return job.operations * (double)tasks / (w4_clock_now() - start);
 }
 
 w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings) {
@@ -99,12 +93,12 @@ w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ce
     int64_t bytes = (int64_t)w4_cpu_cold_bytes(device);
     W4_TRY(w4_allocate((uint64_t)bytes, "the memory that the read loop reads", &data));
     for (int64_t i = 0; i < bytes; i += 4096) ((uint8_t *)data)[i] = 1; /* pages of its own, not the zero page */
-    double read = 0, multiply = 0, begin = now();
-    for (int i = 0; i < 3 || now() - begin < READ_SECONDS; i++)
+    double read = 0, multiply = 0, begin = w4_clock_now();
+    for (int i = 0; i < 3 || w4_clock_now() - begin < READ_SECONDS; i++)
         read = fmax(read, w4_cpu_read_rate(device, data, bytes));
     free(data);
-    begin = now();
-    for (int i = 0; i < 3 || now() - begin < MULTIPLY_SECONDS; i++)
+    begin = w4_clock_now();
+    for (int i = 0; i < 3 || w4_clock_now() - begin < MULTIPLY_SECONDS; i++)
         multiply = fmax(multiply, w4_cpu_multiply_rate(device));
     ceilings->read_bytes_per_second = read;
     ceilings->flop_per_second = multiply;
