@@ -28,7 +28,7 @@ typedef struct bench_arguments {
     int64_t threads;
     int instruction_set;
     double seconds;
-    bool no_overlap, cost_model, explain, profile, json, force;
+    bool no_overlap, invariant, cost_model, explain, profile, json, force;
 } bench_arguments;
 
 typedef struct bench {
@@ -43,6 +43,7 @@ typedef struct bench {
 static w4a16_problem problem_at(const bench_arguments *arguments, int64_t m) {
     w4a16_problem problem = make_problem(&arguments->problem, m);
     if (arguments->no_overlap) problem.flags |= W4A16_PLAN_NO_OVERLAP;
+    if (arguments->invariant) problem.flags |= W4A16_PLAN_BATCH_INVARIANT;
     if (arguments->cost_model) problem.flags |= W4A16_PLAN_COST_MODEL;
     return problem;
 }
@@ -230,6 +231,8 @@ int command_bench(int argc, char **argv) {
          "start each call's kernel only when the one before has\nended; not the way of plans (default: overlap where "
          "the\nGPU can)",
          0, 0, 0, 0},
+        {"batch-invariant", 0, OPTION_FLAG, NULL, &arguments.invariant,
+         "only configs that give a row the same bits in any batch\n(default: any config)", 0, 0, 0, 0},
         {"seconds", 's', OPTION_SECONDS, "S", &arguments.seconds,
          "time budget of each measurement, 0 to 60 (default 0.5)", 0, 60, 0, 0},
         {"csv", 0, OPTION_TEXT, "F", &arguments.csv, "also write the results to this CSV file", 0, 0, 0, 0},

@@ -32,9 +32,10 @@ static const char *limit_text(const measurement *row) {
 
 void print_bench_table(const bench_output *output) {
     const w4a16_problem *problem = &output->rows[0].problem;
-    printf("N=%lld K=%lld group %lld %s %s on %s (%s)%s\n", (long long)problem->n, (long long)problem->k,
+    printf("N=%lld K=%lld group %lld %s %s on %s (%s)%s%s\n", (long long)problem->n, (long long)problem->k,
            (long long)problem->group_size, zero_kind_text(problem->zero_kind), w4a16_dtype_name(problem->a_dtype),
            output->device->id, output->device->name,
+           problem->flags & W4A16_PLAN_BATCH_INVARIANT ? ", batch-invariant" : "",
            problem->flags & W4A16_PLAN_NO_OVERLAP ? ", no overlap of calls" : "");
     printf("measured ceilings: %.1f GB/s read, %.1f GFLOP/s\n\n", output->ceilings->read_bytes_per_second * 1e-9,
            output->ceilings->flop_per_second * 1e-9);
@@ -92,6 +93,7 @@ int print_bench_json(const bench_output *output) {
     json_put_text(root, "dtype", w4a16_dtype_name(problem->a_dtype));
     json_put_text(root, "scale_dtype", w4a16_dtype_name(problem->scale_dtype));
     json_put_text(root, "zero_points", zero_kind_text(problem->zero_kind));
+    json_put(root, "batch_invariant", json_boolean(problem->flags & W4A16_PLAN_BATCH_INVARIANT));
     json_put(root, "overlap", json_boolean(!(problem->flags & W4A16_PLAN_NO_OVERLAP)));
     json_put(ceilings, "read_bytes_per_second", json_number(output->ceilings->read_bytes_per_second));
     json_put(ceilings, "flop_per_second", json_number(output->ceilings->flop_per_second));

@@ -33,16 +33,17 @@ template <class Params, int THREADS, int FLAGS> struct Share {
         if (thread_index() % THREADS == 0) flag_store(params.flags + index(worker), params.ticket);
     }
 
-    /** Add what the other workers have of the tile, in the order of k. MOST: float4s that registers have room for. */
-    template <int MOST, int ROWS, int SUMS>
+    /** Add what the other workers have of the tile, in the order of k. Float4s that registers have room for:
+     * MOST_OF_ONE of one worker, MOST of several. */
+    template <int MOST_OF_ONE, int MOST, int ROWS, int SUMS>
     __device__ __forceinline__ void collect(int tile, float (&sums)[ROWS][SUMS]) const {
         int helpers = w4_schedule_helpers(&params.schedule, w4_schedule_run(&params.schedule, worker), tile);
         for (int helper = 1; helper <= helpers; helper++)
             while (flag_load(params.flags + index(worker - helper)) != params.ticket) {
             }
         /* As many helpers' sums on their way at once as registers are free, or parts of one helper's. */
-        constexpr int FOURS = ROWS * SUMS / 4, AT_ONCE = FOURS < 16 ? 16 / FOURS : 1,
-                      PART = FOURS < MOST ? FOURS : MOST;
+        constexpr int FOURS = ROWS * SUMS / 4, AT_ONCE = FOURS < MOST ? MOST / FOURS : 1,
+                      PART = FOURS < MOST_OF_ONE ? FOURS : MOST_OF_ONE;
 #pragma unroll 1
         for (int first = 1; first <= helpers; first += AT_ONCE) {
 #pragma unroll
@@ -78,9 +79,45 @@ __device__ __forceinline__ uint32_t pack_results(float first, float second, bool
     return bf16 ? bits_of(__floats2bfloat162_rn(first, second)) : bits_of(__floats2half2_rn(first, second));
 }
 
-/** Round the sums of a warp's 16 out features, n and the next, to C's type and store them. A lane has two tokens in a
- * register; the warp turns them over in shared memory (`staging`, 512 bytes), some tokens at a time, so that 8 out
- * features of a token go in one store. */
+/** Where in a warp's `staging` 8 out features of a token stand, 32 bytes a token: of the warp's 16 the first 8, or,
+ * with `half`, the others. So that no bank is met twice, and as the copy engine's 32-byte swizzle has it. */
+__device__ __forceinline__ uint32_t staging_place(uint32_t staging, int token, int half) {
+    return staging + token * 32 + (half ^ token / 4 % 2) * 16;
+}
+
+/** Bias of the two out features whose sums a lane has, of a warp's 16 from `n` on. */
+struct Bias {
+    float of[2];
+    __device__ __forceinline__ Bias(const w4_gemm_params &gemm, int n) : of{0.0f, 0.0f} {
+        if (!gemm.bias) return;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int at = min(n + (int)thread_index() % 32 / 4 + 8 * i, gemm.n - 1);
+            of[i] = load_number((const uint8_t *)gemm.bias + (int64_t)at * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
+                                gemm.bias_dtype);
+        }
+    }
+};
+
+/** Round a warp's sums of TOKENS tokens, `first` and the next, to C's type, and turn them over into `staging`: a lane
+ * has two tokens of an out feature in a register, and there 8 out features of a token stand side by side. */
+template <int TOKENS, int SUMS>
+__device__ __forceinline__ void stage_results(const w4_gemm_params &gemm, uint32_t staging, int first, const Bias &bias,
+                                              const float (&sums)[SUMS]) {
+    const bool bf16 = gemm.c_dtype == W4_PARAM_BF16;
+    uint32_t matrices[TOKENS / 4];
+#pragma unroll
+    for (int i = 0; i < TOKENS / 4; i++) {
+        const float *four = &sums[(first / 8 + i / 2) * 4];
+        matrices[i] = pack_results(fmaf(gemm.alpha, four[i % 2 * 2], bias.of[i % 2]),
+                                   fmaf(gemm.alpha, four[i % 2 * 2 + 1], bias.of[i % 2]), bf16);
+    }
+    /* 8 x 8 matrix i: 8 tokens by 8 out features. */
+    store_matrices_transposed(matrices, [&](int i, int row) { return staging_place(staging, i / 2 * 8 + row, i % 2); });
+}
+
+/** Store the results of a warp's 16 out features, n and the next, some tokens at a time, through `staging`, 512 bytes.
+ */
 template <class Params, int SUMS>
 __device__ __forceinline__ void store_rows(const Params &params, uint32_t staging, int m, int n,
                                            const float (&sums)[SUMS]) {
@@ -88,37 +125,18 @@ __device__ __forceinline__ void store_rows(const Params &params, uint32_t stagin
     constexpr int TILE_M = 2 * SUMS;
     const int lane = thread_index() % 32;
     if (n >= gemm.n) return;
-    const bool bf16 = gemm.c_dtype == W4_PARAM_BF16;
-    float bias[2] = {0.0f, 0.0f};
-    if (gemm.bias)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int at = min(n + lane / 4 + 8 * i, gemm.n - 1);
-            bias[i] = load_number((const uint8_t *)gemm.bias + (int64_t)at * (gemm.bias_dtype == W4_PARAM_FP32 ? 4 : 2),
-                                  gemm.bias_dtype);
-        }
+    const Bias bias(gemm, n);
     constexpr int TOKENS = TILE_M < 16 ? TILE_M : 16; /* at a time: 32 bytes of staging each */
-    /* Where 8 out features of a token stand, and where row `row` of 8 x 8 matrix i goes: 8 tokens x 2 halves of 8 out
-     * features, twice. */
-    auto place = [&](int token, int half) { return staging + token * 32 + (half ^ token / 4 % 2) * 16; };
-    auto row_place = [&](int i, int row) { return place(i / 2 * 8 + row, i % 2); };
 #pragma unroll
     for (int first = 0; first < TILE_M; first += TOKENS) {
         if (m + first >= gemm.m) break;
-        uint32_t matrices[TOKENS / 4];
-#pragma unroll
-        for (int i = 0; i < TOKENS / 4; i++) {
-            const float *four = &sums[(first / 8 + i / 2) * 4];
-            matrices[i] = pack_results(fmaf(gemm.alpha, four[i % 2 * 2], bias[i % 2]),
-                                       fmaf(gemm.alpha, four[i % 2 * 2 + 1], bias[i % 2]), bf16);
-        }
-        store_matrices_transposed(matrices, row_place);
+        stage_results<TOKENS>(gemm, staging, first, bias, sums);
         __syncwarp();
 #pragma unroll
         for (int piece = 0; piece < (TOKENS * 2 + 31) / 32; piece++) {
             int at = piece * 32 + lane, token = at / 2, column = n + at % 2 * 8;
             if (token < TOKENS && m + first + token < gemm.m && column < gemm.n) {
-                uint4 eight = shared_load128(place(token, at % 2));
+                uint4 eight = shared_load128(staging_place(staging, token, at % 2));
                 uint16_t *target = (uint16_t *)gemm.c + (m + first + token) * gemm.ldc + column;
                 if (params.store_whole && column + 8 <= gemm.n) {
                     *(uint4 *)target = eight;

@@ -150,7 +150,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void gemm(const w4_sm8
             share.give(consumer.sums);
             continue;
         }
-        if (work.end < params.schedule.stages) share.collect<8>(work.tile, consumer.sums);
+        if (work.end < params.schedule.stages) share.collect<8, 16>(work.tile, consumer.sums);
         __syncthreads(); /* all are done with the last stage, where results are turned over */
         const uint32_t staging = consumer.stage + threadIdx.x / 32 * STAGING_BYTES;
 #pragma unroll

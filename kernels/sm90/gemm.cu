@@ -25,7 +25,9 @@
  * the host admits only scales whose ratios cannot overflow.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
- * touched only after griddepcontrol.wait. */
+ * touched only after griddepcontrol.wait. The next kernel is let in once this one's loads of weights are on their way:
+ * where half an SM is a CTA's, it finds this kernel's CTAs still there, one on each SM, and would else have two on one
+ * SM and none on another. Stream-K takes all places there are, and lets the next kernel wait for one from the start. */
 #include "common_gpu/weights.cuh"
 #include "gemm_params.h"
 #include "ptx.cuh"
@@ -73,7 +75,7 @@ constexpr int ORDER_BARRIER = 8; /* and the next: named barriers */
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
 constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248
                                                                           : 65536 / (THREADS * W4_RESIDENT) / 8 * 8;
-constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 ? 32 : STRIPS *SUMS == 128 ? 40 : 48;
+constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 || WARPGROUPS == 4 ? 32 : STRIPS *SUMS == 128 ? 40 : 48;
 constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * WARPGROUPS) / 8 * 8;
 constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
 
@@ -93,10 +95,11 @@ struct Shared {
     }
     __device__ uint32_t full(int stage) const { return barriers + stage * 16; }
     __device__ uint32_t empty(int stage) const { return barriers + stage * 16 + 8; }
-    __device__ uint32_t staging(int warp) const { return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING; }
+    __device__ uint32_t staging(int warp) const {
+        return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING_BYTES(TILE_M);
+    }
     __device__ uint32_t activations(int stage) const {
-        constexpr uint32_t fixed = (4 * WARPGROUPS * W4_SM90_STAGING + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT;
-        return barriers + W4_SM90_BARRIER_BYTES + fixed * W4_SM90_ALIGNMENT + stage * A_BYTES;
+        return barriers + w4_sm90_fixed_bytes(4 * WARPGROUPS, TILE_M) - W4_SM90_ALIGNMENT + stage * A_BYTES;
     }
     __device__ uint32_t slot(int stage, int slot) const { return codes + (stage * SLOTS + slot) * slot_bytes; }
 };
@@ -137,11 +140,15 @@ struct Tile {
 
 #include "gemm_split.cuh"
 
+#include "gemm_store.cuh"
+
 template <class Codes, int GROUP_BLOCKS>
-__device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const Shared &shared, int worker, int rank) {
+__device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm_params &params, const Shared &shared,
+                                        int worker, int rank) {
     int warpgroup = threadIdx.x / 128 - 1;
     int first_slot = PINGPONG ? 0 : warpgroup * STRIPS;
     Consumer<Codes, GROUP_BLOCKS> consumer(params, shared, first_slot);
+    const Store store(c, params, shared.staging(threadIdx.x / 32 - 4));
     if (ORDERED && warpgroup == 1) consumer.order_pass(); /* the first turn is the other's */
     w4_work_cursor cursor = w4_schedule_begin(&params.schedule, worker);
     w4_work work;
@@ -169,26 +176,28 @@ __device__ __forceinline__ void consume(const w4_sm90_gemm_params &params, const
                 share.give(consumer.sums);
                 continue;
             }
-            if (work.end < params.schedule.stages) share.collect<STRIPS * SUMS / 4>(work.tile, consumer.sums);
+            if (work.end < params.schedule.stages)
+                share.collect<STRIPS * SUMS / 4, WARPGROUPS == 4 ? 8 : 16>(work.tile, consumer.sums);
         }
         Tile tile(params.schedule, work.tile, rank);
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++)
             if (!shared_k || split.mine(strip))
-                store_rows(params, shared.staging(threadIdx.x / 32 - 4), tile.m,
-                           (tile.strip + first_slot + strip) * W4_BLOCK_ROWS + threadIdx.x % 128 / 32 * 16,
+                store.rows(tile.m, (tile.strip + first_slot + strip) * W4_BLOCK_ROWS + threadIdx.x % 128 / 32 * 16,
                            consumer.sums[strip]);
     }
+    store.finish();
 }
 
 template <bool BF16, int ZERO>
-__device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_params &params) {
+__device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c, const w4_sm90_gemm_params &params) {
     extern __shared__ uint8_t memory[];
     Shared shared(memory, params);
     int rank = CLUSTER > 1 ? blockIdx.x % CLUSTER : 0, worker = blockIdx.x / CLUSTER;
-    grid_launch_dependents();
+    if (params.schedule.split_tiles) grid_launch_dependents();
     if (threadIdx.x == 0) {
         prefetch_tensor_map(a);
+        if (W4_SM90_STORES_TENSOR(TILE_M) && params.store_whole) prefetch_tensor_map(c);
         for (int stage = 0; stage < params.ring; stage++) {
             barrier_init(shared.full(stage), LOADERS);
             barrier_init(shared.empty(stage), EMPTY_ARRIVALS);
@@ -201,21 +210,25 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
         __syncthreads();
     if (threadIdx.x < 128) {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_give_back<LOADER_REGISTERS>();
-        if (threadIdx.x < 32)
+        if (threadIdx.x < 32) {
             load_activations(a, params, shared, worker, rank);
-        else if (threadIdx.x < 64)
+        } else if (threadIdx.x < 64) {
             load_weights(params, shared, worker, rank);
+            grid_launch_dependents();
+        }
         __syncwarp();
         if (SPLITTABLE && params.schedule.split) cluster_sync(); /* the sums are there */
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         grid_dependency_wait();
         using Codes = Dequantizer<BF16, ZERO>;
-        constexpr bool for_128 = FOR_128 && ZERO != W4_PARAM_ZERO_FLOAT; /* which takes too many registers already */
+        /* Where zero points do not take too many registers already. */
+        constexpr bool for_128 = FOR_128 && (ZERO == W4_PARAM_SYMMETRIC ||
+                                             (ZERO == W4_PARAM_ZERO_INTEGER && !(WARPGROUPS == 4 && SUMS > 16)));
         if (for_128 && params.group_blocks == 2)
-            consume<Codes, for_128 ? 2 : 0>(params, shared, worker, rank);
+            consume<Codes, for_128 ? 2 : 0>(c, params, shared, worker, rank);
         else
-            consume<Codes, 0>(params, shared, worker, rank);
+            consume<Codes, 0>(c, params, shared, worker, rank);
     }
     if (CLUSTER > 1 || (SPLITTABLE && params.schedule.split))
         cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
@@ -225,8 +238,9 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const w4_sm90_gemm_pa
 
 #define W4_ENTRY_NAME(name, suffix) w4_##name##_##suffix
 #define W4_ENTRY(name, suffix, is_bf16, zero)                                                                          \
-    extern "C" __global__ void __launch_bounds__(THREADS, W4_RESIDENT) W4_ENTRY_NAME(name, suffix)(                    \
-        const __grid_constant__ CUtensorMap a, const __grid_constant__ w4_sm90_gemm_params params) {                   \
-        gemm<is_bf16, zero>(&a, params);                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS, W4_RESIDENT)                                                 \
+        W4_ENTRY_NAME(name, suffix)(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap c,      \
+                                    const __grid_constant__ w4_sm90_gemm_params params) {                              \
+        gemm<is_bf16, zero>(&a, &c, params);                                                                           \
     }
 #include "common_gpu/entries.cuh"

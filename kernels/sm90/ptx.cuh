@@ -94,6 +94,27 @@ __device__ __forceinline__ void store_matrices_transposed(const uint32_t (&matri
                  : "memory");
 }
 
+/* ---- Copies out of shared memory -----------------------------------------------------------------------------
+ * The thread that starts a copy is the one that can wait for it. */
+
+/** Make what this thread wrote to shared memory visible to the copy engine. */
+__device__ __forceinline__ void copy_engine_fence() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/** Start a copy to the box at (x, y) of a two-dimensional tensor map: what lies out of bounds is not written. */
+__device__ __forceinline__ void store_tensor(const CUtensorMap *map, int32_t x, int32_t y, uint32_t source) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];\n\t"
+                 "cp.async.bulk.commit_group;" ::"l"(map),
+                 "r"(x), "r"(y), "r"(source)
+                 : "memory");
+}
+
+/** Wait until at most PENDING copies have not read all of their source yet. */
+template <int PENDING> __device__ __forceinline__ void stores_wait() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
 /* ---- Copies into shared memory ------------------------------------------------------------------------------- */
 
 /** A contiguous run of `bytes` (a multiple of 16, both ends 16-byte aligned); completes on `barrier`. */

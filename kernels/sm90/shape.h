@@ -7,16 +7,22 @@
 
 enum {
     W4_SM90_ALIGNMENT = 1024,     /* of a 128-byte swizzled tile in shared memory */
-    W4_SM90_STAGING = 512,        /* bytes through which a warp turns its results over: 16 tokens */
     W4_SM90_MOST_STAGES = 64,     /* for which there is room for barriers */
     W4_SM90_BARRIER_BYTES = 1024, /* two of 8 bytes a stage, filled up to the alignment */
     W4_SM90_SHARED_OF_SM = 233472 /* shared memory of an SM; each CTA on it costs 1024 more than it asks for */
 };
 
-/** Shared memory but for the stages: what aligning may cost, barriers, and `warps` areas for results. */
-W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps) {
+/* What the kernels need at compile time, by tile_m. Whether results go to C by the copy engine: of tiles of 256 tokens
+ * that would cost a stage, and gains nothing. How many tokens a warp stores at a time, 16 results each, and through how
+ * many bytes it turns them over. */
+#define W4_SM90_STORES_TENSOR(tile_m) ((tile_m) < 256)
+#define W4_SM90_STORE_TOKENS(tile_m) (W4_SM90_STORES_TENSOR(tile_m) && (tile_m) >= 32 ? 32 : 16)
+#define W4_SM90_STAGING_BYTES(tile_m) (W4_SM90_STORE_TOKENS(tile_m) * 32)
+
+/** Shared memory but for the stages: what aligning may cost, barriers, and areas for results of `warps` warps. */
+W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps, int32_t tile_m) {
     return W4_SM90_ALIGNMENT + W4_SM90_BARRIER_BYTES +
-           (warps * W4_SM90_STAGING + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT;
+           (warps * W4_SM90_STAGING_BYTES(tile_m) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT;
 }
 
 #endif

@@ -123,7 +123,7 @@ void *test_workspace(const w4a16_plan *plan, size_t *bytes);
 void test_gemm(const w4a16_plan *plan, const test_activations *a, test_output *c);
 
 /** Names of the configs that can run on `context` for this weight; returns how many. */
-enum { TEST_MAX_CONFIGS = 128 };
+enum { TEST_MAX_CONFIGS = 256 };
 size_t test_configs(const w4a16_context *context, const test_weight *weight, int64_t m, w4a16_dtype a_dtype,
                     w4a16_dtype c_dtype, uint32_t flags, const char *names[TEST_MAX_CONFIGS]);
 

@@ -89,6 +89,13 @@ class Bench(CommandTest):
             text = self.succeed("bench", "-m", "2", *SIZE, *options)
             self.assertEqual("no overlap of calls" in text, not overlap)
 
+    def test_batch_invariant(self):
+        for options, invariant in (((), False), (("--batch-invariant",), True)):
+            report = self.succeed_json("bench", "-m", "2", *SIZE, *options)
+            self.assertIs(report["batch_invariant"], invariant)
+            text = self.succeed("bench", "-m", "2", *SIZE, *options)
+            self.assertEqual(", batch-invariant" in text, invariant)
+
     def test_profile(self):
         report = self.succeed_json("bench", "-m", "1,7", *SIZE, "--profile")
         for m in (1, 7):

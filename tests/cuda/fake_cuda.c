@@ -334,9 +334,10 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
     (void)promotion;
     fake_map fields = {address, sizes[0], sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16};
     if (rank != 2 || (uintptr_t)map % 64 || (uintptr_t)address % 16 || strides[0] % 16 || strides[0] >> 40 ||
-        !sizes[0] || !sizes[1] || sizes[0] >> 32 || sizes[1] >> 32 || box[0] != 64 || !box[1] || box[1] > 256 ||
-        steps[0] != 1 || steps[1] != 1 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
-        swizzle != CU_TENSOR_MAP_SWIZZLE_128B || fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+        !sizes[0] || !sizes[1] || sizes[0] >> 32 || sizes[1] >> 32 || !box[1] || box[1] > 256 || steps[0] != 1 ||
+        steps[1] != 1 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
+        swizzle != (box[0] == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B) ||
+        (box[0] != 64 && box[0] != 16) || fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
         return CUDA_ERROR_INVALID_VALUE;
     memset(map, 0, sizeof *map);
     memcpy(map, &fields, sizeof fields);
@@ -413,8 +414,13 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
         launch.map = (fake_map){launch.decode.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
                                 (uint64_t)launch.decode.lda * 2, strstr(function->name, "_bf16") != NULL};
     } else if (is_gemm(function->name)) {
+        w4_sm90_gemm_params params;
+        fake_map results;
         memcpy(&launch.map, arguments[0], sizeof launch.map);
-        memcpy(&launch.gemm, arguments[1], sizeof launch.gemm);
+        memcpy(&results, arguments[1], sizeof results);
+        memcpy(&params, arguments[2], sizeof params);
+        if (!fake_sm90_is_sound(&params, &results)) return CUDA_ERROR_INVALID_VALUE;
+        launch.gemm = params.gemm;
     } else if (strcmp(function->name, "w4_gather") == 0) {
         memcpy(&launch.gather, arguments[0], sizeof launch.gather);
         if (grid_x != (unsigned)launch.gather.m) return CUDA_ERROR_INVALID_VALUE;

@@ -7,13 +7,14 @@
 #include "params.h"
 #include "sm80/decode_params.h"
 #include "sm80/gemm_params.h"
+#include "sm90/gemm_params.h"
 
 #include <cuda.h>
 
-/** What the fake tensor map keeps of A[m, k]. */
+/** What the fake tensor map keeps of A[m, k] or C[m, n]. */
 typedef struct fake_map {
     const void *address;
-    uint64_t k, m, stride;
+    uint64_t columns, rows, stride;
     int is_bf16;
 } fake_map;
 
@@ -24,9 +25,10 @@ typedef struct fake_launches {
 } fake_launches;
 fake_launches fake_count_launches(void);
 
-/** Whether a launch of an sm80 kernel keeps to what the kernel expects of its parameters. */
+/** Whether a launch of a GEMM kernel keeps to what the kernel expects of its parameters. */
 int fake_sm80_is_sound(const w4_sm80_gemm_params *params, int any_group, unsigned grid, unsigned threads,
                        unsigned shared_bytes);
+int fake_sm90_is_sound(const w4_sm90_gemm_params *params, const fake_map *results);
 int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
 /** In the library with the emulated kernels: run the source of the sm80 kernel with this entry point. */
 void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void *params);

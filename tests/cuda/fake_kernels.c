@@ -45,6 +45,14 @@ static int groups_are_found(const w4_sm80_gemm_params *params) {
     return params->lines >= (tile_k / 64 + (1 << params->line_shift) - 1) >> params->line_shift;
 }
 
+int fake_sm90_is_sound(const w4_sm90_gemm_params *params, const fake_map *results) {
+    const w4_gemm_params *gemm = &params->gemm;
+    if (!params->store_whole) return 1;
+    if (gemm->n % 8) return 0; /* the copy engine would write past n */
+    return results->address == gemm->c && results->columns == (uint64_t)gemm->n && results->rows == (uint64_t)gemm->m &&
+           results->stride == (uint64_t)gemm->ldc * 2 && results->is_bf16 == (gemm->c_dtype == W4_PARAM_BF16);
+}
+
 int fake_sm80_is_sound(const w4_sm80_gemm_params *params, int any_group, unsigned grid, unsigned threads,
                        unsigned shared_bytes) {
     const w4_gemm_params *gemm = &params->gemm;
@@ -115,7 +123,7 @@ void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void
 
 void fake_gemm(const w4_gemm_params *params, const fake_map *map) {
     double *w = malloc((size_t)params->k * sizeof *w);
-    if (!w || map->k != (uint64_t)params->k || map->m != (uint64_t)params->m) abort();
+    if (!w || map->columns != (uint64_t)params->k || map->rows != (uint64_t)params->m) abort();
     w4a16_dtype dtype = map->is_bf16 ? W4A16_BF16 : W4A16_FP16;
     for (int64_t n = 0; n < params->n; n++) {
         double bias =

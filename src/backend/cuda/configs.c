@@ -171,7 +171,7 @@ static void share_sm90(const w4_device *device, const w4_cuda_config *config, co
     shape->slot_bytes = w4_slot_bytes(&layout, tile->tile_k, shape->lines);
     int32_t stage = tile->tile_m * tile->tile_k * 2 + tile_n / W4_BLOCK_ROWS * shape->slot_bytes;
     int32_t room = config->resident > 1 ? W4_SM90_SHARED_OF_SM / config->resident - 1024 : device->shared_limit;
-    int32_t fixed = w4_sm90_fixed_bytes(config->warps);
+    int32_t fixed = w4_sm90_fixed_bytes(config->warps, tile->tile_m);
     shape->ring = (int32_t)w4_minimum((room - fixed) / stage, W4_SM90_MOST_STAGES);
     shape->shared_bytes = fixed + shape->ring * stage;
 }

@@ -7,6 +7,7 @@
 #include "sm80/decode_params.h"
 #include "sm80/gemm_params.h"
 #include "sm90/gemm_params.h"
+#include "sm90/shape.h"
 
 #include <stdatomic.h>
 #include <time.h>
@@ -61,15 +62,23 @@ static w4a16_status gather(const w4_device *device, const w4_run *run, int64_t c
                         arguments, NULL);
 }
 
-/** Describe A[m, k] with rows `stride` bytes apart; a box is 64 columns of a CTA's share of a tile's tokens. */
-static w4a16_status make_map(const w4_run *run, const void *a, int64_t stride, CUtensorMap *map) {
-    const w4_cuda_config *config = &w4_cuda_configs[run->config];
-    cuuint64_t sizes[] = {(cuuint64_t)run->weight->k, (cuuint64_t)run->m}, strides[] = {(cuuint64_t)stride};
-    cuuint32_t box[] = {64, (cuuint32_t)(config->public.tile_m / config->cluster)}, steps[] = {1, 1};
+/** A matrix [rows, columns] of 16-bit numbers, as a tensor map describes it. */
+typedef struct matrix {
+    const void *data;
+    int64_t rows, columns, stride; /* in bytes */
+    w4a16_dtype dtype;
+    int32_t box_rows, box_columns; /* what one copy takes */
+    CUtensorMapSwizzle swizzle;
+    CUtensorMapL2promotion promotion;
+} matrix;
+
+static w4a16_status make_map(const matrix *from, CUtensorMap *map) {
+    cuuint64_t sizes[] = {(cuuint64_t)from->columns, (cuuint64_t)from->rows}, strides[] = {(cuuint64_t)from->stride};
+    cuuint32_t box[] = {(cuuint32_t)from->box_columns, (cuuint32_t)from->box_rows}, steps[] = {1, 1};
     CUtensorMapDataType type =
-        run->problem.a_dtype == W4A16_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    return w4_cuda_call(cuTensorMapEncodeTiled, map, type, 2, (void *)(uintptr_t)a, sizes, strides, box, steps,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        from->dtype == W4A16_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    return w4_cuda_call(cuTensorMapEncodeTiled, map, type, 2, (void *)(uintptr_t)from->data, sizes, strides, box, steps,
+                        CU_TENSOR_MAP_INTERLEAVE_NONE, from->swizzle, from->promotion,
                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
@@ -145,9 +154,9 @@ static w4a16_status launch(const w4_device *device, const w4_run *run, const w4_
     return w4_cuda_call(cuLaunchKernelEx, &how, function, arguments, NULL);
 }
 
-/** Rows of C that begin at multiples of 16 bytes take 8 results in one store. */
+/** Rows of C that begin at multiples of 16 bytes take 8 results in one store, or a tensor map. */
 static bool stores_whole(const w4_run *run) {
-    return (uintptr_t)run->c % 16 == 0 && run->ldc % 8 == 0;
+    return (uintptr_t)run->c % MAP_ALIGNMENT == 0 && run->ldc % 8 == 0 && run->ldc <= MAP_LARGEST_STRIDE / 2;
 }
 
 /** Where in the workspace split tiles are put together. */
@@ -183,14 +192,36 @@ static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, cons
                         : one_group       ? INT32_MAX
                                           : (int32_t)w4_maximum(group_size / config->public.tile_k, 1),
         .group_halves = one_group ? INT32_MAX : (int32_t)(group_size / 32),
-        .store_whole = stores_whole(run),
+        /* The copy engine leaves out what lies beyond n only by 16 bytes: it wrote past C where n was 1. */
+        .store_whole = stores_whole(run) && run->problem.n % 8 == 0,
         .partials = split.partials,
         .flags = split.flags,
         .ticket = split.ticket,
     };
-    CUtensorMap map;
-    W4_TRY(make_map(run, a, stride, &map));
-    void *arguments[] = {&map, &params};
+    /* A box is 64 columns of a CTA's share of a tile's tokens; of C, what a warp stores at a time. */
+    int32_t tile_m = config->public.tile_m;
+    const matrix matrix_a = {.data = a,
+                             .rows = run->m,
+                             .columns = run->problem.k,
+                             .stride = stride,
+                             .dtype = run->problem.a_dtype,
+                             .box_rows = tile_m / config->cluster,
+                             .box_columns = W4_BLOCK_COLUMNS,
+                             .swizzle = CU_TENSOR_MAP_SWIZZLE_128B,
+                             .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B};
+    const matrix matrix_c = {.data = run->c,
+                             .rows = run->m,
+                             .columns = run->problem.n,
+                             .stride = run->ldc * 2,
+                             .dtype = run->problem.c_dtype,
+                             .box_rows = W4_SM90_STORE_TOKENS(tile_m),
+                             .box_columns = W4_SLICE_ROWS,
+                             .swizzle = CU_TENSOR_MAP_SWIZZLE_32B,
+                             .promotion = CU_TENSOR_MAP_L2_PROMOTION_NONE};
+    CUtensorMap map_a, map_c = {.opaque = {0}}; /* nobody looks at C's if its rows have no map */
+    W4_TRY(make_map(&matrix_a, &map_a));
+    if (params.store_whole) W4_TRY(make_map(&matrix_c, &map_c));
+    void *arguments[] = {&map_a, &map_c, &params};
     return launch(device, run, &shape, true, arguments);
 }
 
