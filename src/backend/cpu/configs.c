@@ -6,13 +6,55 @@
 
 #include <stdio.h>
 
+/* In the order of their threads: a context has those of the first configs that it has the threads for. */
 const w4_cpu_config w4_cpu_configs[] = {
-#define W4_CPU_CONFIG(name, level, method, tile_m, tile_n, tile_k) {{#name, tile_m, tile_n, tile_k}, level, method},
+#define W4_CPU_ENTRY(name, threads, level, method, tile_m, tile_n, tile_k)                                             \
+    {{name, tile_m, tile_n, tile_k}, level, method, threads},
+#define W4_CPU_CONFIG(name, ...) W4_CPU_ENTRY(#name, 0, __VA_ARGS__)
+#define W4_CPU_KERNEL W4_CPU_CONFIG
 #include "backend/cpu/kernels.def"
 #undef W4_CPU_CONFIG
+#undef W4_CPU_KERNEL
+
+#define TEXT_OF(number) #number
+#define W4_CPU_CONFIG(...)
+#define W4_CPU_KERNEL(name, ...) FEWER(name, W4_CPU_THREADS, __VA_ARGS__)
+#define FEWER(name, threads, ...) W4_CPU_ENTRY(#name "_t" TEXT_OF(threads), threads, __VA_ARGS__)
+#define W4_CPU_THREADS 1
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
+#define W4_CPU_THREADS 2
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
+#define W4_CPU_THREADS 4
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
+#define W4_CPU_THREADS 8
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
+#define W4_CPU_THREADS 16
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
+#define W4_CPU_THREADS 32
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
+#define W4_CPU_THREADS 64
+#include "backend/cpu/kernels.def"
+#undef W4_CPU_THREADS
 };
 
-const size_t w4_cpu_config_count = sizeof w4_cpu_configs / sizeof *w4_cpu_configs;
+enum { ALL_CONFIGS = sizeof w4_cpu_configs / sizeof *w4_cpu_configs };
+
+size_t w4_cpu_config_count(const w4_device *device) {
+    size_t count = 0;
+    while (count < ALL_CONFIGS && w4_cpu_configs[count].threads < device->threads) count++;
+    return count;
+}
+
+int w4_cpu_config_threads(const w4_device *device, size_t index) {
+    int threads = w4_cpu_configs[index].threads;
+    return threads ? threads : device->threads;
+}
 
 w4a16_status w4_cpu_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                  size_t reason_size) {
@@ -61,6 +103,6 @@ double w4_cpu_config_cost(const w4_device *device, size_t index, const w4_proble
         nanoseconds = cost->expand + rows * cost->panel_row;
     if (nanoseconds < READ_NANOSECONDS) nanoseconds = READ_NANOSECONDS;
     double parts =
-        (double)w4_minimum(device->threads, config->method == W4_CPU_METHOD_DIRECT ? tiles_n : tiles_n * tiles);
+        (double)w4_minimum(w4_cpu_config_threads(device, index), config->method == W4_CPU_METHOD_DIRECT ? tiles_n : tiles_n * tiles);
     return 1e-9 * lines * nanoseconds / parts;
 }

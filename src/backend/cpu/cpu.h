@@ -32,12 +32,13 @@ typedef struct w4_cpu_config {
     w4_config public;
     w4_cpu_level level;
     w4_cpu_method method;
+    int threads; /* that a call takes at most; 0: all of the context's */
 } w4_cpu_config;
 
 struct w4_device {
     w4_cpu_level available; /* what this processor has */
     w4_cpu_level allowed;   /* what the context's options let it use: at most `available` */
-    int threads;            /* >= 1 */
+    int threads;            /* >= 1; the most that a call takes */
 };
 
 /** A weight in panels of 16 rows. A panel is, at a multiple of 64 bytes:
@@ -173,7 +174,11 @@ w4_cpu_level w4_cpu_detect(void);
 const char *w4_cpu_level_name(w4_cpu_level level);
 
 extern const w4_cpu_config w4_cpu_configs[];
-extern const size_t w4_cpu_config_count;
+/** How many of them a device has: those with fewer threads than it has, and those that take all. */
+size_t w4_cpu_config_count(const w4_device *device);
+
+/** The threads of a config's calls on this device. */
+int w4_cpu_config_threads(const w4_device *device, size_t index);
 
 w4a16_status w4_cpu_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                  size_t reason_size);
@@ -192,8 +197,9 @@ size_t w4_cpu_weight_bytes(const w4_device_weight *weight);
 /** Rows row..row+rows of C, the columns of one panel, by the definition. */
 void w4_cpu_reference_panel(const w4_run *run, int64_t row, int64_t rows, int64_t panel);
 
-size_t w4_cpu_fast_workspace(const w4_device *device, const w4_cpu_config *config, const w4_problem *problem);
-void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const w4_run *run);
+/** Both for so many threads. */
+size_t w4_cpu_fast_workspace(int threads, const w4_cpu_config *config, const w4_problem *problem);
+void w4_cpu_fast_run(int threads, const w4_cpu_config *config, const w4_run *run);
 
 double w4_cpu_cold_bytes(const w4_device *device);
 /** Bytes per second of one pass of the widest loads over `data`, with all threads; whole MiB are read. */
