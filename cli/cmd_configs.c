@@ -31,6 +31,7 @@ static json_t *config_json(const w4a16_config_info *config, bool with_problem) {
     json_put(object, "tile_m", json_integer(config->tile_m));
     json_put(object, "tile_n", json_integer(config->tile_n));
     json_put(object, "tile_k", json_integer(config->tile_k));
+    if (config->threads) json_put(object, "threads", json_integer(config->threads));
     json_put(object, "feasible", json_boolean(config->feasible));
     json_put_text(object, "reason", config->reason);
     if (with_problem) {

@@ -68,6 +68,7 @@ w4a16_status w4a16_config_list(const w4a16_context *context, const w4a16_problem
                                          .tile_m = config.tile_m,
                                          .tile_n = config.tile_n,
                                          .tile_k = config.tile_k,
+                                         .threads = w4_plan_threads(backend, context->device, i),
                                          .source = W4A16_CHOICE_COST_MODEL};
         if (problem) continue;
         configs[i].feasible = backend->config_check(context->device, i, &resolved, configs[i].reason,

@@ -97,6 +97,15 @@ static const char *const sources[] = {
     [W4A16_CHOICE_COST_MODEL] = "the cost model: no measured time for this problem",
 };
 
+/** "cpu_avx512_m1n16_t2, 2 threads" on a CPU, else the name alone. */
+static void put_config(writer *out, const w4_backend *backend, const w4_device *device, size_t index) {
+    w4_config config;
+    int threads = w4_plan_threads(backend, device, index);
+    backend->config_get(device, index, &config);
+    put(out, "%s", config.name);
+    if (threads) put(out, ", %d thread%s", threads, threads == 1 ? "" : "s");
+}
+
 static void put_candidate(writer *out, const w4_candidate *candidate, size_t chosen) {
     put(out, "  %c %3d  %-34s", candidate->config == chosen ? '*' : ' ', candidate->rank, candidate->name);
     if (candidate->measured > 0)
@@ -144,17 +153,15 @@ w4a16_status w4_plan_describe(const w4_backend *backend, const w4_device *device
         const w4_plan_segment *segment = &choice->segments[i];
         w4_candidate *candidates;
         size_t count;
-        w4_config config;
         at.m = segment->m_last;
         W4_TRY(w4_plan_candidates(backend, device, measured, &at, &candidates, &count));
-        backend->config_get(device, segment->config, &config);
         const char *source = segment->source == W4A16_CHOICE_COST_MODEL && problem->flags & W4A16_PLAN_COST_MODEL
                                  ? "the cost model alone, as asked"
                                  : sources[segment->source];
-        put(&out,
-            "\nM %" PRId64 "..%" PRId64 ": %s (%s); candidates at M = %" PRId64
-            ", with their rank by the cost model:\n",
-            i ? choice->segments[i - 1].m_last + 1 : m_min, segment->m_last, config.name, source, segment->m_last);
+        put(&out, "\nM %" PRId64 "..%" PRId64 ": ", i ? choice->segments[i - 1].m_last + 1 : m_min, segment->m_last);
+        put_config(&out, backend, device, segment->config);
+        put(&out, " (%s); candidates at M = %" PRId64 ", with their rank by the cost model:\n", source,
+            segment->m_last);
         for (size_t j = 0; j < count && candidates[j].feasible; j++)
             put_candidate(&out, &candidates[j], segment->config);
         put_refused(&out, candidates, count);

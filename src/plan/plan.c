@@ -74,6 +74,10 @@ w4a16_status w4_plan_find_config(const w4_backend *backend, const w4_device *dev
                    all ? "" : ", ...");
 }
 
+int w4_plan_threads(const w4_backend *backend, const w4_device *device, size_t config) {
+    return backend->config_threads ? backend->config_threads(device, config) : 0;
+}
+
 /** The fastest config of a measured point that can run this problem, too: fewer tokens may be more than it takes. */
 static bool choose_measured(const w4_backend *backend, const w4_device *device, const w4_tuned *tuned,
                             const w4_problem *problem, w4a16_choice_source source, w4_plan_segment *segment) {

@@ -64,6 +64,9 @@ typedef struct w4_candidate {
     char reason[160];           /* why not feasible */
 } w4_candidate;
 
+/** CPU threads that a call of a config takes at most; 0 on a GPU. */
+int w4_plan_threads(const w4_backend *backend, const w4_device *device, size_t config);
+
 /** All configs for problem->m on the heap: the feasible ones by time, measured before predicted, then the others. */
 w4a16_status w4_plan_candidates(const w4_backend *backend, const w4_device *device, const w4_plan_measured *measured,
                                 const w4_problem *problem, w4_candidate **candidates, size_t *count);

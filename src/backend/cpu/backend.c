@@ -15,7 +15,9 @@ static void config_get(const w4_device *device, size_t index, w4_config *config)
 
 static size_t workspace_size(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_cpu_config *config = &w4_cpu_configs[index];
-    return config->method == W4_CPU_METHOD_REFERENCE ? 0 : w4_cpu_fast_workspace(w4_cpu_config_threads(device, index), config, problem);
+    return config->method == W4_CPU_METHOD_REFERENCE
+               ? 0
+               : w4_cpu_fast_workspace(w4_cpu_config_threads(device, index), config, problem);
 }
 
 static void identify(const w4_device *device, w4_identity *identity) {

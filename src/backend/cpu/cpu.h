@@ -9,12 +9,16 @@
 #include <stdbool.h>
 
 enum {
-    W4_CPU_PANEL = 16,     /* rows of W (out features) in a panel */
-    W4_CPU_LINE_K = 8,     /* columns of W in one 64-byte line of a panel */
-    W4_CPU_LINE = 64,      /* bytes */
-    W4_CPU_BLOCK = 128,    /* most columns of A that share one power-of-two scale */
-    W4_CPU_OUTLIERS = 4,   /* most activations of a block that are multiplied apart from it */
-    W4_CPU_MAX_TILE_M = 12 /* most rows of A in one kernel call */
+    W4_CPU_PANEL = 16,       /* rows of W (out features) in a panel */
+    W4_CPU_LINE_K = 8,       /* columns of W in one 64-byte line of a panel */
+    W4_CPU_LINE = 64,        /* bytes */
+    W4_CPU_BLOCK = 128,      /* most columns of A that share one power-of-two scale */
+    W4_CPU_OUTLIERS = 4,     /* most activations of a block that are multiplied apart from it */
+    W4_CPU_MAX_TILE_M = 12,  /* most rows of A in one kernel call */
+    W4_CPU_CHUNK_ROWS = 264, /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
+    /* Blocks of A that are worth waking threads for: several microseconds of work. Fewer are converted by the caller
+     * alone; else all of the config's threads are taken, since OpenMP may start a team of another size anew. */
+    W4_CPU_CONVERT_SHARE = 512
 };
 
 #if defined(__x86_64__)

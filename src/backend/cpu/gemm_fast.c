@@ -9,13 +9,9 @@
 #include <string.h>
 
 enum {
-    CHUNK_ROWS = 264,    /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
-    GROUP_TILES = 8,     /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
-                            chunk is read from the L2 cache and not from further away */
-    CONVERT_BLOCKS = 16, /* blocks of A that one conversion task takes */
-    /* Blocks of A that are worth waking threads for: several microseconds of work. Fewer are converted by the caller
-     * alone; else all of the config's threads are taken, since OpenMP may start a team of another size anew. */
-    CONVERT_SHARE = 512
+    GROUP_TILES = 8,    /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
+                           chunk is read from the L2 cache and not from further away */
+    CONVERT_BLOCKS = 16 /* blocks of A that one conversion task takes */
 };
 
 /** One chunk of rows. The arrays lie in the workspace. */
@@ -105,7 +101,7 @@ static void cut_rows(fast_job *job, int64_t rows) {
 size_t w4_cpu_fast_workspace(int threads, const w4_cpu_config *config, const w4_problem *problem) {
     int64_t block = w4_cpu_block_columns(problem->k, problem->group_size);
     fast_job job = {.config = config};
-    cut_rows(&job, w4_minimum(w4_maximum(problem->m, 1), CHUNK_ROWS));
+    cut_rows(&job, w4_minimum(w4_maximum(problem->m, 1), W4_CPU_CHUNK_ROWS));
     return lay_out(&job, NULL, w4_round_up(problem->k, block), block, threads);
 }
 
@@ -358,7 +354,7 @@ static void cut_panel_tasks(fast_job *job, int threads) {
 
 void w4_cpu_fast_run(int threads, const w4_cpu_config *config, const w4_run *run) {
     const w4_device_weight *weight = run->weight;
-    int64_t chunks = w4_ceil_divide(run->m, CHUNK_ROWS);
+    int64_t chunks = w4_ceil_divide(run->m, W4_CPU_CHUNK_ROWS);
     fast_job job = {
         .run = run,
         .weight = weight,
@@ -374,8 +370,8 @@ void w4_cpu_fast_run(int threads, const w4_cpu_config *config, const w4_run *run
         lay_out(&job, run->workspace, weight->k_padded, weight->block, threads);
         memset(job.slow, 0, (size_t)job.rows_padded);
         memset(job.uneven, 0, (size_t)job.rows_padded);
-        w4_cpu_parallel(job.rows_padded * job.blocks < CONVERT_SHARE ? 1 : threads, job.rows_padded * job.segments,
-                        convert_task, &job);
+        w4_cpu_parallel(job.rows_padded * job.blocks < W4_CPU_CONVERT_SHARE ? 1 : threads,
+                        job.rows_padded * job.segments, convert_task, &job);
         if (config->method == W4_CPU_METHOD_PANEL) {
             cut_panel_tasks(&job, threads);
             int64_t groups = w4_ceil_divide(job.n_tiles, job.group_tiles);
