@@ -45,12 +45,12 @@ static w4a16_status run_config(const w4_device *device, const w4_run *run) {
     const w4_cpu_config *config = &w4_cpu_configs[run->config];
     int threads = w4_cpu_config_threads(device, run->config);
     if (config->method != W4_CPU_METHOD_REFERENCE && run->weight->fixed_point) {
-        w4_cpu_fast_run(threads, config, run);
+        w4_cpu_fast_run(device, threads, config, run);
         return W4A16_OK;
     }
     w4_run copy = *run;
     int64_t tasks = run->weight->panels * w4_ceil_divide(run->m, REFERENCE_ROWS);
-    w4_cpu_parallel(threads, tasks, reference_task, &copy);
+    w4_cpu_parallel(device, threads, tasks, reference_task, &copy);
     return W4A16_OK;
 }
 

@@ -95,7 +95,7 @@ static const double CONVERT = 55;   /* 128 activations to fixed point */
 static const double TASK = 25;      /* a panel */
 static const double STORE = 12;     /* a row of a panel */
 static const double FORK = 2000;    /* waking two threads and waiting for both, where they spin */
-static const double ONE_MORE = 200; /* and for each thread more */
+static const double ONE_MORE = 100; /* and for each that the context has more, and again where it works, too */
 /* 64 bytes that another core's cache holds: converted activations, and rows of C that another thread wrote last. */
 static const double FETCH_A = 25, FETCH_C = 12;
 
@@ -120,7 +120,7 @@ double w4_cpu_config_cost(const w4_device *device, size_t index, const w4_proble
         double calls = ceil(m / W4_CPU_CHUNK_ROWS);
         work *= (double)w4_ceil_divide(tasks, threads) / (double)tasks;
         if (together) convert /= (double)threads;
-        forks = calls * (together ? 2 : 1) * (FORK + ONE_MORE * (double)(threads - 2));
+        forks = calls * (together ? 2 : 1) * (FORK + ONE_MORE * (double)(device->threads + threads - 4));
         shared = m * 2 / 64 * (k * FETCH_A + (double)problem->n * FETCH_C);
     }
     return 1e-9 * (CALL + convert + work + forks + shared);

@@ -17,7 +17,7 @@ enum {
     W4_CPU_MAX_TILE_M = 12,  /* most rows of A in one kernel call */
     W4_CPU_CHUNK_ROWS = 264, /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
     /* Blocks of A that are worth waking threads for: several microseconds of work. Fewer are converted by the caller
-     * alone; else all of the config's threads are taken, since OpenMP may start a team of another size anew. */
+     * alone. */
     W4_CPU_CONVERT_SHARE = 512
 };
 
@@ -201,9 +201,9 @@ size_t w4_cpu_weight_bytes(const w4_device_weight *weight);
 /** Rows row..row+rows of C, the columns of one panel, by the definition. */
 void w4_cpu_reference_panel(const w4_run *run, int64_t row, int64_t rows, int64_t panel);
 
-/** Both for so many threads. */
+/** For so many threads. */
 size_t w4_cpu_fast_workspace(int threads, const w4_cpu_config *config, const w4_problem *problem);
-void w4_cpu_fast_run(int threads, const w4_cpu_config *config, const w4_run *run);
+void w4_cpu_fast_run(const w4_device *device, int threads, const w4_cpu_config *config, const w4_run *run);
 
 double w4_cpu_cold_bytes(const w4_device *device);
 /** Bytes per second of one pass of the widest loads over `data`, with all threads; whole MiB are read. */
@@ -212,8 +212,9 @@ double w4_cpu_read_rate(const w4_device *device, const uint8_t *data, int64_t by
 double w4_cpu_multiply_rate(const w4_device *device);
 w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings);
 
-/** Call body(user, task, thread) for every task in 0..tasks-1, thread < threads. With one thread or one task no
- * parallel region is entered. */
-void w4_cpu_parallel(int threads, int64_t tasks, void (*body)(void *user, int64_t task, int thread), void *user);
+/** Call body(user, task, thread) for every task in 0..tasks-1, thread < threads, of the device's at most. With one
+ * thread or one task no parallel region is entered. */
+void w4_cpu_parallel(const w4_device *device, int threads, int64_t tasks,
+                     void (*body)(void *user, int64_t task, int thread), void *user);
 
 #endif

@@ -352,7 +352,7 @@ static void cut_panel_tasks(fast_job *job, int threads) {
     if (job->n_tiles < threads) job->m_parts = w4_minimum(job->tiles, w4_ceil_divide(threads, job->n_tiles));
 }
 
-void w4_cpu_fast_run(int threads, const w4_cpu_config *config, const w4_run *run) {
+void w4_cpu_fast_run(const w4_device *device, int threads, const w4_cpu_config *config, const w4_run *run) {
     const w4_device_weight *weight = run->weight;
     int64_t chunks = w4_ceil_divide(run->m, W4_CPU_CHUNK_ROWS);
     fast_job job = {
@@ -370,15 +370,15 @@ void w4_cpu_fast_run(int threads, const w4_cpu_config *config, const w4_run *run
         lay_out(&job, run->workspace, weight->k_padded, weight->block, threads);
         memset(job.slow, 0, (size_t)job.rows_padded);
         memset(job.uneven, 0, (size_t)job.rows_padded);
-        w4_cpu_parallel(job.rows_padded * job.blocks < W4_CPU_CONVERT_SHARE ? 1 : threads,
+        w4_cpu_parallel(device, job.rows_padded * job.blocks < W4_CPU_CONVERT_SHARE ? 1 : threads,
                         job.rows_padded * job.segments, convert_task, &job);
         if (config->method == W4_CPU_METHOD_PANEL) {
             cut_panel_tasks(&job, threads);
             int64_t groups = w4_ceil_divide(job.n_tiles, job.group_tiles);
-            w4_cpu_parallel(threads, groups * job.m_parts, panel_task, &job);
+            w4_cpu_parallel(device, threads, groups * job.m_parts, panel_task, &job);
         } else {
-            w4_cpu_parallel(threads, weight->panels, direct_task, &job);
+            w4_cpu_parallel(device, threads, weight->panels, direct_task, &job);
         }
-        if (memchr(job.slow, 1, (size_t)job.rows)) w4_cpu_parallel(threads, weight->panels, slow_task, &job);
+        if (memchr(job.slow, 1, (size_t)job.rows)) w4_cpu_parallel(device, threads, weight->panels, slow_task, &job);
     }
 }
