@@ -38,6 +38,7 @@ static json_t *config_json(const w4a16_config_info *config, bool with_problem) {
         bool measured = config->measured_seconds > 0;
         json_put(object, "predicted_seconds", config->feasible ? json_number(config->predicted_seconds) : json_null());
         json_put(object, "rank", config->feasible ? json_integer(config->rank) : json_null());
+        json_put(object, "rough", json_boolean(config->rough));
         json_put(object, "measured_seconds", measured ? json_number(config->measured_seconds) : json_null());
         json_put_text(object, "source", source_text(config->source));
         json_put(object, "chosen", json_boolean(config->chosen));
@@ -71,7 +72,7 @@ static int print_configs(const configs_arguments *arguments, const w4a16_device_
         table_add(rows, "%d", (int)config->tile_k);
         table_add(rows, "%s", config->feasible ? "yes" : "no");
         if (with_problem && config->feasible) {
-            table_add(rows, "%s", seconds_text(config->predicted_seconds));
+            table_add(rows, "%s%s", config->rough ? "~" : "", seconds_text(config->predicted_seconds));
             table_add(rows, "%d", config->rank);
         } else if (with_problem) {
             for (int column = 0; column < 2; column++) table_add(rows, "-");

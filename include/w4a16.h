@@ -327,6 +327,8 @@ typedef struct w4a16_config_info {
     int feasible;               /**< for the problem asked about */
     double predicted_seconds;   /**< the cost model's figure; 0 where not feasible */
     int rank;                   /**< among the feasible ones by that figure, from 1; 0 where not feasible */
+    int rough;                  /**< 1: no cost was fitted to this config yet, predicted_seconds is an estimate by what
+                                     others take: it ranks after all others, and w4a16_tune tries it */
     double measured_seconds;    /**< by the tuned cache or the shipped table; 0 where neither has it */
     w4a16_choice_source source; /**< where measured_seconds comes from; W4A16_CHOICE_COST_MODEL where it is 0 */
     int chosen;                 /**< 1: the one that a plan for this m alone takes */

@@ -37,6 +37,7 @@ static w4a16_status ask(const w4a16_context *context, const w4_problem *problem,
         info->feasible = candidate->feasible;
         info->predicted_seconds = candidate->predicted;
         info->rank = candidate->rank;
+        info->rough = candidate->rough;
         info->measured_seconds = candidate->measured;
         info->source = candidate->source;
         info->chosen = any && candidate->config == choice.config;

@@ -17,6 +17,7 @@ static double time_of(const w4_candidate *candidate) {
 static int by_prediction(const void *left, const void *right) {
     const w4_candidate *a = left, *b = right;
     if (a->feasible != b->feasible) return a->feasible ? -1 : 1;
+    if (a->rough != b->rough) return a->rough ? 1 : -1;
     if (a->predicted != b->predicted) return a->predicted < b->predicted ? -1 : 1;
     return (a->config > b->config) - (a->config < b->config);
 }
@@ -27,6 +28,7 @@ static int by_time(const void *left, const void *right) {
     if (a->feasible && b->feasible) {
         bool a_measured = a->measured > 0, b_measured = b->measured > 0;
         if (a_measured != b_measured) return a_measured ? -1 : 1;
+        if (!a_measured && a->rough != b->rough) return a->rough ? 1 : -1;
         if (time_of(a) != time_of(b)) return time_of(a) < time_of(b) ? -1 : 1;
     }
     return by_prediction(left, right);
@@ -58,6 +60,7 @@ w4a16_status w4_plan_candidates(const w4_backend *backend, const w4_device *devi
         if (!list[i].feasible) continue;
         list[i].reason[0] = 0;
         list[i].predicted = backend->config_cost(device, i, problem);
+        list[i].rough = w4_plan_rough(backend, device, i);
     }
     if (!(problem->flags & W4A16_PLAN_COST_MODEL)) {
         /* One source for all of them, as for a choice: times of different days do not compare. */
@@ -111,7 +114,8 @@ static void put_candidate(writer *out, const w4_candidate *candidate, size_t cho
     if (candidate->measured > 0)
         put(out, " %10.2f us %s,", candidate->measured * 1e6,
             candidate->source == W4A16_CHOICE_CACHE ? "tuned" : "shipped");
-    put(out, " %10.2f us predicted\n", candidate->predicted * 1e6);
+    put(out, " %10.2f us %s\n", candidate->predicted * 1e6,
+        candidate->rough ? "estimated: no cost was fitted yet" : "predicted");
 }
 
 /** Those that cannot run, together where they have the same reason. */

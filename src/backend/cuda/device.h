@@ -111,6 +111,7 @@ size_t w4_cuda_weight_bytes(const w4_device_weight *weight);
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size);
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem);
+bool w4_cuda_config_rough(const w4_device *device, size_t index);
 /** What a launch needs to know besides the pointers. */
 typedef struct w4_cuda_shape {
     w4_schedule schedule;
