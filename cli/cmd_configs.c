@@ -9,8 +9,9 @@
 static const command_help help = {
     "[-m M -n N -k K] [options]",
     "List the kernel configs of a device: name and tile. With -m, -n and -k also which of them can\n"
-    "run that multiplication, the reason where one cannot, the time that the cost model expects, the\n"
-    "time that was measured (tuned, or shipped for the GPU) and which one a plan takes (*).\n"
+    "run that multiplication, the reason where one cannot, the time that the cost model expects (~: a\n"
+    "rough estimate), the time that was measured (tuned, or shipped for the GPU) and which one a plan\n"
+    "takes (*). On a CPU a name that ends in _t2 takes two threads, one without such an end all.\n"
     "The names serve --config of gemm, verify and bench.",
     "  w4a16 configs\n"
     "  w4a16 configs --device cpu -m 16 -n 4096 -k 4096 --group-size 64",
