@@ -9,8 +9,9 @@
 static const command_help help = {
     "[-m M -n N -k K] [options]",
     "List the kernel configs of a device: name and tile. With -m, -n and -k also which of them can\n"
-    "run that multiplication, the reason where one cannot, the time that the cost model expects, the\n"
-    "time that was measured (tuned, or shipped for the GPU) and which one a plan takes (*).\n"
+    "run that multiplication, the reason where one cannot, the time that the cost model expects (~: a\n"
+    "rough estimate), the time that was measured (tuned, or shipped for the GPU) and which one a plan\n"
+    "takes (*). On a CPU a name that ends in _t2 takes two threads, one without such an end all.\n"
     "The names serve --config of gemm, verify and bench.",
     "  w4a16 configs\n"
     "  w4a16 configs --device cpu -m 16 -n 4096 -k 4096 --group-size 64",
@@ -31,12 +32,14 @@ static json_t *config_json(const w4a16_config_info *config, bool with_problem) {
     json_put(object, "tile_m", json_integer(config->tile_m));
     json_put(object, "tile_n", json_integer(config->tile_n));
     json_put(object, "tile_k", json_integer(config->tile_k));
+    if (config->threads) json_put(object, "threads", json_integer(config->threads));
     json_put(object, "feasible", json_boolean(config->feasible));
     json_put_text(object, "reason", config->reason);
     if (with_problem) {
         bool measured = config->measured_seconds > 0;
         json_put(object, "predicted_seconds", config->feasible ? json_number(config->predicted_seconds) : json_null());
         json_put(object, "rank", config->feasible ? json_integer(config->rank) : json_null());
+        json_put(object, "rough", json_boolean(config->rough));
         json_put(object, "measured_seconds", measured ? json_number(config->measured_seconds) : json_null());
         json_put_text(object, "source", source_text(config->source));
         json_put(object, "chosen", json_boolean(config->chosen));
@@ -70,7 +73,7 @@ static int print_configs(const configs_arguments *arguments, const w4a16_device_
         table_add(rows, "%d", (int)config->tile_k);
         table_add(rows, "%s", config->feasible ? "yes" : "no");
         if (with_problem && config->feasible) {
-            table_add(rows, "%s", seconds_text(config->predicted_seconds));
+            table_add(rows, "%s%s", config->rough ? "~" : "", seconds_text(config->predicted_seconds));
             table_add(rows, "%d", config->rank);
         } else if (with_problem) {
             for (int column = 0; column < 2; column++) table_add(rows, "-");

@@ -103,6 +103,7 @@ int print_bench_json(const bench_output *output) {
         json_t *object = json_object();
         json_put(object, "m", json_integer(row->problem.m));
         json_put_text(object, "config", row->result.config);
+        if (!row->failure && row->result.threads) json_put(object, "threads", json_integer(row->result.threads));
         json_put(object, "chosen", json_boolean(row->chosen));
         json_put_text(object, "failure", row->failure ? row->failure : "");
         if (!row->failure) {

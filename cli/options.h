@@ -107,8 +107,9 @@ void free_integers(integer_list *list);
 #define OPTION_ENTRY_THREADS(target)                                                                                   \
     {                                                                                                                  \
         "threads", 0, OPTION_INTEGER, "T", target,                                                                     \
-            "CPU threads, 1 to 4096; 0: all that this process may\nrun on, OMP_NUM_THREADS counts (default 0)", 0,     \
-            4096, 0, 0                                                                                                 \
+            "the most CPU threads, 1 to 4096; 0: all that this process\nmay run on, OMP_NUM_THREADS counts (default "  \
+            "0)",                                                                                                      \
+            0, 4096, 0, 0                                                                                              \
     }
 #define OPTION_ENTRY_DEVICE(target)                                                                                    \
     { "device", 'd', OPTION_TEXT, "D", target, "auto, cpu, or a device of `w4a16 info` (default auto)", 0, 0, 0, 0 }

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-# Compile one kernel file to a fatbin that holds code for one architecture (or PTX), compressed to about a quarter; keep
-# the compiler's log, and fail where the kernel would run but badly: registers spilled to memory, or wgmma instructions
-# that ptxas made wait for one another (C7510 and its kin).
+# Compile one kernel file to fatbins that hold code for one architecture (or PTX), compressed to about a third; keep the
+# compiler's log, and fail where the kernel would run but badly: registers spilled to memory, or wgmma instructions that
+# ptxas made wait for one another (C7510 and its kin).
 #
-#   cmake -DNVCC=... -DKERNELS=kernels -DSOURCE=x.cu -DIMAGE=x.fatbin -DLOG=x.log -DDEPFILE=x.d "-DFLAGS=-O3;..."
-#         [-DCACHE=folder] -P compile_kernel.cmake
+#   cmake -DNVCC=... -DKERNELS=kernels -DSOURCE=x.cu "-DIMAGES=x.fatbin" -DLOG=x.log -DDEPFILE=x.d "-DFLAGS=-O3;..."
+#         ["-DENTRIES=a;b"] ["-DCOMPRESS=-Xfatbin;-compress-all"] [-DCACHE=folder] -P compile_kernel.cmake
 #
+# ENTRIES: the kernel's entry points, each of which becomes an image of its own, in the order of IMAGES. A driver takes as
+# long to load an image as it is large. Without: one image with all.
 # CACHE: build folders that share it compile each kernel once; what a kernel becomes depends on the files beside it and in
 # the common folders, the flags and the compiler.
+if(NOT COMPRESS)
+  set(COMPRESS -Xfatbin -compress-all)
+endif()
 if(CACHE)
   get_filename_component(folder ${SOURCE} DIRECTORY)
   file(GLOB files ${folder}/*.cu ${folder}/*.cuh ${folder}/*.h ${KERNELS}/common/* ${KERNELS}/common_gpu/*)
   list(REMOVE_DUPLICATES files)
   list(SORT files)
   execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE key)
-  string(APPEND key "${SOURCE} ${FLAGS}")
+  string(APPEND key "${SOURCE} ${FLAGS} ${ENTRIES} ${COMPRESS}")
   string(REPLACE "${KERNELS}" "" key "${key}") # wherever this tree stands
   foreach(file IN LISTS files)
     file(SHA256 ${file} hash)
@@ -23,37 +28,63 @@ if(CACHE)
   string(SHA256 key "${key}")
   set(cached ${CACHE}/${key})
 endif()
-file(REMOVE ${IMAGE})
+file(REMOVE ${IMAGES})
+list(GET IMAGES 0 first)
+list(LENGTH IMAGES count)
+math(EXPR last "${count} - 1")
 
-if(NOT CACHE OR NOT EXISTS ${cached}.fatbin)
-  execute_process(
-    COMMAND ${NVCC} -fatbin -Xfatbin -compress-all ${FLAGS} -MD -MF ${DEPFILE} -MT __image__ -o ${IMAGE} ${SOURCE}
-    OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE result)
-  file(WRITE ${LOG} "${output}")
+# run(ARGUMENT...): nvcc, its words appended to `log`.
+set(log)
+macro(run)
+  execute_process(COMMAND ${NVCC} ${ARGN} OUTPUT_VARIABLE output ERROR_VARIABLE output RESULT_VARIABLE result)
+  string(APPEND log "${output}")
   if(NOT result EQUAL 0)
+    file(WRITE ${LOG} "${log}")
     message(FATAL_ERROR "nvcc failed on ${SOURCE}:\n${output}")
   endif()
-  string(REGEX MATCHALL "[^\n]*[1-9][0-9]* bytes spill (stores|loads)[^\n]*" spills "${output}")
-  string(REGEX MATCHALL "[^\n]*C75[0-9][0-9][^\n]*" serialised "${output}")
+endmacro()
+
+if(NOT CACHE OR NOT EXISTS ${cached}.${last}.fatbin)
+  set(dependencies -MD -MF ${DEPFILE} -MT __image__)
+  if(ENTRIES)
+    # The C++ is compiled once; what takes an entry out of it is ptxas.
+    string(REGEX REPLACE "code=sm_([0-9a-z]+)" "code=compute_\\1" ptx_flags "${FLAGS}")
+    run(-ptx ${ptx_flags} ${dependencies} -o ${first}.ptx ${SOURCE})
+    foreach(image entry IN ZIP_LISTS IMAGES ENTRIES)
+      run(-fatbin ${COMPRESS} ${FLAGS} --ptxas-options=--entry=${entry} -o ${image} ${first}.ptx)
+    endforeach()
+    file(REMOVE ${first}.ptx)
+  else()
+    run(-fatbin ${COMPRESS} ${FLAGS} ${dependencies} -o ${first} ${SOURCE})
+  endif()
+  file(WRITE ${LOG} "${log}")
+  string(REGEX MATCHALL "[^\n]*[1-9][0-9]* bytes spill (stores|loads)[^\n]*" spills "${log}")
+  string(REGEX MATCHALL "[^\n]*C75[0-9][0-9][^\n]*" serialised "${log}")
   if(spills OR serialised)
-    file(REMOVE ${IMAGE})
+    file(REMOVE ${IMAGES})
     message(
       FATAL_ERROR "${SOURCE}: spilled registers or serialised wgmma; the whole log is ${LOG}\n${spills}\n${serialised}")
   endif()
   if(CACHE)
-    # The image last, and under another name until it is whole: another build may be looking.
+    # The images last, and under other names until they are whole: another build may be looking.
     file(MAKE_DIRECTORY ${CACHE})
     file(COPY_FILE ${LOG} ${cached}.log)
     file(COPY_FILE ${DEPFILE} ${cached}.d)
-    string(RANDOM LENGTH 16 mark)
-    file(COPY_FILE ${IMAGE} ${cached}.${mark})
-    file(RENAME ${cached}.${mark} ${cached}.fatbin)
+    foreach(i RANGE ${last})
+      list(GET IMAGES ${i} image)
+      string(RANDOM LENGTH 16 mark)
+      file(COPY_FILE ${image} ${cached}.${mark})
+      file(RENAME ${cached}.${mark} ${cached}.${i}.fatbin)
+    endforeach()
   endif()
 else()
   file(COPY_FILE ${cached}.log ${LOG})
   file(COPY_FILE ${cached}.d ${DEPFILE})
-  file(COPY_FILE ${cached}.fatbin ${IMAGE})
+  foreach(i RANGE ${last})
+    list(GET IMAGES ${i} image)
+    file(COPY_FILE ${cached}.${i}.fatbin ${image})
+  endforeach()
 endif()
 file(READ ${DEPFILE} dependencies)
-string(REPLACE "__image__" "${IMAGE}" dependencies "${dependencies}")
+string(REPLACE "__image__" "${first}" dependencies "${dependencies}")
 file(WRITE ${DEPFILE} "${dependencies}")

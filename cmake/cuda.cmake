@@ -36,33 +36,73 @@ set(images)
 set(embedded "/* Made by cmake/cuda.cmake. */\n#include \"backend/cuda/device.h\"\n\n")
 set(table)
 
-# w4a16_kernel(NAME SOURCE CODE... [FLAGS FLAG...]): compile SOURCE for each CODE (sm_80, ..., or compute_80: PTX) to
-# images/NAME.CODE.fatbin, and embed it as NAME for CODE.
+# Fatbins that a driver unpacks fast: newer compilers have more than one way to pack them.
+execute_process(COMMAND ${W4A16_NVCC} --help OUTPUT_VARIABLE nvcc_help ERROR_QUIET)
+set(compress "-Xfatbin;-compress-all")
+if(nvcc_help MATCHES "compress-mode")
+  list(APPEND compress --compress-mode=speed)
+endif()
+
+# w4a16_kernel(NAME SOURCE CODE... [ENTRIES ENTRY...] [FLAGS FLAG...]): compile SOURCE for each CODE (sm_80, ..., or
+# compute_80: PTX) and embed it as NAME for CODE. With ENTRIES each entry point has an image of its own (images/NAME.CODE.0.fatbin, ...),
+# but in PTX; without, one image has all.
 function(w4a16_kernel name source)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "FLAGS")
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "ENTRIES;FLAGS")
   foreach(code IN LISTS arg_UNPARSED_ARGUMENTS)
     string(REGEX REPLACE "^sm_" "compute_" virtual ${code})
-    set(image ${image_dir}/${name}.${code}.fatbin)
+    set(entries)
+    if(code MATCHES "^sm_")
+      set(entries ${arg_ENTRIES})
+    endif()
+    set(files)
+    set(data)
+    if(entries)
+      list(LENGTH entries count)
+      math(EXPR last "${count} - 1")
+      foreach(i RANGE ${last})
+        list(APPEND files ${image_dir}/${name}.${code}.${i}.fatbin)
+        list(APPEND data w4_image_${name}_${code}_${i})
+      endforeach()
+    else()
+      set(files ${image_dir}/${name}.${code}.fatbin)
+      set(data w4_image_${name}_${code})
+    endif()
+    list(GET files 0 first)
     set(flags -gencode arch=${virtual},code=${code} -O3 -std=c++17 --ptxas-options=-v
       -I${kernels}/common -I${kernels} ${arg_FLAGS})
-    add_custom_command(OUTPUT ${image}
-      COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DKERNELS=${kernels} -DSOURCE=${kernels}/${source} -DIMAGE=${image}
-        -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${image}.d "-DFLAGS=${flags}" -DCACHE=${W4A16_KERNEL_CACHE}
-        -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
+    add_custom_command(OUTPUT ${files}
+      COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DKERNELS=${kernels} -DSOURCE=${kernels}/${source} "-DIMAGES=${files}"
+        -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${first}.d "-DFLAGS=${flags}" "-DENTRIES=${entries}"
+        "-DCOMPRESS=${compress}" -DCACHE=${W4A16_KERNEL_CACHE} -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
       DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
-      DEPFILE ${image}.d
+      DEPFILE ${first}.d
       COMMENT "Compiling kernel ${name} for ${code}" VERBATIM)
-    list(APPEND images ${image})
-    set(symbol w4_image_${name}_${code})
-    string(APPEND embedded
-      "__asm__(\".pushsection .rodata\\n.balign 64\\n.hidden ${symbol}\\n.globl ${symbol}\\n\"\n"
-      "        \"${symbol}:\\n.incbin \\\"${image}\\\"\\n.popsection\\n\");\n"
-      "extern const char ${symbol}[];\n")
-    string(APPEND table "    {\"${name}\", \"${code}\", ${symbol}},\n")
+    list(APPEND images ${files})
+    foreach(file symbol IN ZIP_LISTS files data)
+      string(APPEND embedded
+        "__asm__(\".pushsection .rodata\\n.balign 64\\n.hidden ${symbol}\\n.globl ${symbol}\\n\"\n"
+        "        \"${symbol}:\\n.incbin \\\"${file}\\\"\\n.popsection\\n\");\n"
+        "extern const char ${symbol}[];\n")
+    endforeach()
+    if(NOT entries AND arg_ENTRIES)
+      string(REGEX REPLACE "[^;]+" "${data}" data "${arg_ENTRIES}") # PTX: the same image for each
+    endif()
+    list(JOIN data ", " data)
+    string(APPEND table "    {\"${name}\", \"${code}\", {${data}}},\n")
   endforeach()
   set(images ${images} PARENT_SCOPE)
   set(embedded ${embedded} PARENT_SCOPE)
   set(table ${table} PARENT_SCOPE)
+endfunction()
+
+# The entry points of a config, in the order of w4_cuda_image.
+function(w4a16_entries name float_zeros entries)
+  set(suffixes fp16 bf16 fp16_integer_zeros bf16_integer_zeros)
+  if(float_zeros EQUAL 1)
+    list(APPEND suffixes fp16_float_zeros bf16_float_zeros)
+  endif()
+  list(TRANSFORM suffixes PREPEND w4_${name}_)
+  set(${entries} ${suffixes} PARENT_SCOPE)
 endfunction()
 
 # What kernels that run on every GPU are compiled for; src/backend/cuda/architecture.c says which GPU takes which.
@@ -94,7 +134,8 @@ foreach(line IN LISTS lines)
     list(GET fields 8 resident)
     list(GET fields 9 float_zeros)
     list(GET fields 10 split)
-    w4a16_kernel(${name} sm90/gemm.cu sm_90a FLAGS ${flags_of_config} -DW4_WARPGROUPS=${warpgroups} -DW4_CLUSTER=${cluster}
+    w4a16_entries(${name} ${float_zeros} entries)
+    w4a16_kernel(${name} sm90/gemm.cu sm_90a ENTRIES ${entries} FLAGS ${flags_of_config} -DW4_WARPGROUPS=${warpgroups} -DW4_CLUSTER=${cluster}
       -DW4_PINGPONG=${pingpong} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group}
       -DW4_SPLIT=${split} ${racecheck})
   elseif(kind MATCHES "^W4_SM80_(KERNEL|ANY_GROUP)$")
@@ -108,7 +149,8 @@ foreach(line IN LISTS lines)
     list(GET fields 8 float_zeros)
     list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_WARPS_M=${warps_m} -DW4_RESIDENT=${resident}
       -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group})
-    w4a16_kernel(${name} sm80/gemm.cu ${everywhere} FLAGS ${flags_of_config})
+    w4a16_entries(${name} ${float_zeros} entries)
+    w4a16_kernel(${name} sm80/gemm.cu ${everywhere} ENTRIES ${entries} FLAGS ${flags_of_config})
     list(APPEND W4A16_SM80_KERNELS ${name}) # the tests compile them, too
     set(W4A16_SM80_FLAGS_${name} ${flags_of_config})
   elseif(kind STREQUAL "W4_SM80_DECODE")
@@ -118,7 +160,8 @@ foreach(line IN LISTS lines)
     list(GET fields 7 resident)
     set(flags_of_config -DW4_CONFIG_NAME=${name} -DW4_TILE_N=${tile_n} -DW4_TILE_M=${tile_m} -DW4_WARPS=${warps}
       -DW4_ROW_WARPS=${row_warps} -DW4_STAGES=${stages} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=1)
-    w4a16_kernel(${name} sm80/decode.cu ${everywhere} FLAGS ${flags_of_config})
+    w4a16_entries(${name} 1 entries)
+    w4a16_kernel(${name} sm80/decode.cu ${everywhere} ENTRIES ${entries} FLAGS ${flags_of_config})
     list(APPEND W4A16_SM80_KERNELS ${name})
     set(W4A16_SM80_FLAGS_${name} ${flags_of_config})
   else()
@@ -130,7 +173,7 @@ w4a16_kernel(pack common_gpu/pack.cu ${everywhere})
 w4a16_kernel(ceilings common_gpu/ceilings.cu ${everywhere} sm_90a)
 
 set(W4A16_CUDA_EMBEDDED ${image_dir}/embedded.c)
-string(APPEND embedded "\nconst w4_cuda_image w4_cuda_images[] = {\n${table}    {0, 0, 0},\n};\n")
+string(APPEND embedded "\nconst w4_cuda_image w4_cuda_images[] = {\n${table}    {0, 0, {0}},\n};\n")
 file(CONFIGURE OUTPUT ${W4A16_CUDA_EMBEDDED} CONTENT "${embedded}" @ONLY)
 set(W4A16_CUDA_IMAGES ${images})
 add_custom_target(w4a16_images DEPENDS ${images})

@@ -147,7 +147,8 @@ typedef struct w4a16_context w4a16_context;
 typedef struct w4a16_context_options {
     size_t struct_size;
     const char *device; /**< "auto" (also NULL): the fastest usable device; "cpu"; "cuda:0", ... */
-    int threads;        /**< CPU threads a call may use; 0: all this process may run on (OMP_NUM_THREADS counts) */
+    int threads;        /**< the most CPU threads a call may use; 0: all this process may run on (OMP_NUM_THREADS
+                             counts). A plan's config may take fewer: small problems are faster so */
     const char *cpu_instruction_set; /**< NULL: the best available; "reference", "avx2", "avx512": at most this;
                                           with "auto" it also means the CPU */
 } w4a16_context_options;
@@ -266,6 +267,7 @@ W4A16_API void w4a16_plan_destroy(w4a16_plan *plan);
 typedef struct w4a16_plan_info {
     size_t struct_size;
     const char *config;         /**< stable name; static storage */
+    int threads;                /**< CPU threads that a call of it takes at most; 0 on a GPU */
     size_t workspace_bytes;     /**< what w4a16_gemm needs for m_max; may be 0 */
     size_t workspace_alignment; /**< a power of two */
     double predicted_seconds;   /**< for m_max: measured (tuned, shipped) or the cost model's figure */
@@ -321,9 +323,12 @@ W4A16_API void w4a16_problem_init(w4a16_problem *problem);
 typedef struct w4a16_config_info {
     const char *name; /**< stable; static storage */
     int32_t tile_m, tile_n, tile_k;
+    int threads;                /**< CPU threads that a call takes at most; 0 on a GPU */
     int feasible;               /**< for the problem asked about */
     double predicted_seconds;   /**< the cost model's figure; 0 where not feasible */
     int rank;                   /**< among the feasible ones by that figure, from 1; 0 where not feasible */
+    int rough;                  /**< 1: no cost was fitted to this config yet, predicted_seconds is an estimate by what
+                                     others take: it ranks after all others, and w4a16_tune tries it */
     double measured_seconds;    /**< by the tuned cache or the shipped table; 0 where neither has it */
     w4a16_choice_source source; /**< where measured_seconds comes from; W4A16_CHOICE_COST_MODEL where it is 0 */
     int chosen;                 /**< 1: the one that a plan for this m alone takes */
@@ -349,6 +354,7 @@ W4A16_API w4a16_status w4a16_measure_ceilings(const w4a16_context *context, w4a1
 
 typedef struct w4a16_profile_result {
     const char *config;
+    int threads;           /**< CPU threads that a call took at most; 0 on a GPU */
     double seconds;        /**< median of the timed runs, cold weights */
     double relative_error; /**< relative Frobenius error against fp64, of the run checked before timing */
     int runs;

@@ -13,13 +13,12 @@ Times of configs that the table does not have cannot be judged: such points are 
 """
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
 from collections import defaultdict
 
-from profile_table import TableError, read_rows
+from profile_table import TableError, geometric_mean, read_rows
 
 LEAST = 2  # configs of a point: fewer leave nothing to choose
 
@@ -65,7 +64,7 @@ def judge(arguments):
 
 
 def line(name, ratios):
-    mean = math.exp(sum(math.log(ratio) for ratio, *_ in ratios) / len(ratios))
+    mean = geometric_mean([ratio for ratio, *_ in ratios])
     worst, point, chosen, best = max(ratios)
     where = f"{point.n} x {point.k}, M = {point.m}: `{chosen}`, best `{best}`" if worst > 1 else "-"
     right = sum(ratio == 1 for ratio, *_ in ratios)

@@ -16,7 +16,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from profile_table import ROOT, TableError, read_rows
+from profile_table import ROOT, TableError, geometric_mean, read_rows
 
 PROCESSORS = 132
 LEAST_RUN = 4  # as in src/backend/cuda/configs.c
@@ -163,8 +163,7 @@ def main():
         ratios[shape[0]].append(measured[choice] / measured[best])
         print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {best} {measured[best] * 1e6:.1f}", file=sys.stderr)
     for m, of in sorted(ratios.items()):
-        mean = math.exp(sum(map(math.log, of)) / len(of))
-        print(f"M {m}: choice / best {mean:.3f}, worst {max(of):.3f}", file=sys.stderr)
+        print(f"M {m}: choice / best {geometric_mean(of):.3f}, worst {max(of):.3f}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import pathlib
 import re
 import sys
 
-from plot_speed import LINES, PEERS, Point, TableError, geometric_mean, markdown, read_peers
+from plot_speed import LINES, PEERS, Point, markdown, read_peers
+from profile_table import TableError, geometric_mean
 
 EXAMPLES = """examples:
   build/venv/bin/python tools/plot_report.py bench/results/2026-11-21-gpu-h200.json --plots docs/plots

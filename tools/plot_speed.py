@@ -14,9 +14,10 @@ import math
 import pathlib
 import sys
 
+from profile_table import TableError, geometric_mean
+
 EXAMPLES = """examples:
   tools/plot_speed.py bench/results/2026-11-21-h200-sm90.csv
-  tools/plot_speed.py table.csv --choices           # table.csv: of `w4a16 bench --profile`, which times every config
 """
 PEERS = pathlib.Path(__file__).parent.parent / "bench" / "peers_h200.csv"
 MEASURED_WITH = {"group_size": "128", "zero_points": "symmetric", "dtype": "fp16"}
@@ -36,16 +37,8 @@ LINES = [
 Point = collections.namedtuple("Point", "m n k")
 
 
-class TableError(Exception):
-    """A table that cannot be used; the text names the file and what would be right."""
-
-
 def shape_text(point):
     return f"{point.n}x{point.k}"
-
-
-def geometric_mean(values):
-    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------------
@@ -207,36 +200,12 @@ def coverage(comparison):
     return "\n".join(lines)
 
 
-def choices_table(results):
-    """The fastest config of each point, and how much longer the library's choice takes."""
-    shapes = sorted({(point.n * point.k, point.n, point.k) for point in results.times})
-    rows = [["M", *(f"{n}x{k}" for _, n, k in shapes)]]
-    for m in sorted({point.m for point in results.times}):
-        row = [m]
-        for _, n, k in shapes:
-            point = Point(m, n, k)
-            times = results.times.get(point)
-            if not times:
-                row.append("")
-                continue
-            best = min(times, key=times.get)
-            if point not in results.chosen:
-                row.append(f"{best} (no choice timed)")
-            elif len(times) == 1:
-                row.append(f"{best} (only one timed)")
-            else:
-                row.append(f"{best} {100 * (results.chosen_time(point) / times[best] - 1):+.1f} %")
-        rows.append(row)
-    return "The fastest config, and how much longer the chosen one takes:\n\n" + markdown(rows)
-
-
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", metavar="TABLE.csv", help="the result of `w4a16 bench --csv`")
     parser.add_argument("--peers", metavar="CSV", default=PEERS, help="the peers' times (default: bench/peers_h200.csv)")
-    parser.add_argument("--choices", action="store_true", help="also print the best config of each M and shape")
     arguments = parser.parse_args()
     try:
         results = Results(arguments.table)
@@ -244,8 +213,6 @@ def main():
         if not comparison.points:
             raise TableError(f"{arguments.table}: no point with chosen 1 that {arguments.peers} has too")
         print(speed_table(comparison), coverage(comparison), sep="\n\n")
-        if arguments.choices:
-            print("", choices_table(results), sep="\n")
     except TableError as error:
         print(f"plot_speed: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools on tables of `w4a16 bench --profile --csv` share: reading them, and the names of the configs there are."""
+"""What the tools on tables of `w4a16 bench --csv` share: reading those of --profile, names of
+configs, means."""
 import csv
 import math
 import re
@@ -13,6 +14,10 @@ Point = namedtuple("Point", "n k group_size zeros dtype scale_dtype m")
 
 class TableError(Exception):
     """A table or an argument that cannot be used; the text says why."""
+
+
+def geometric_mean(values):
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def config_names():

@@ -37,6 +37,7 @@ static w4a16_status ask(const w4a16_context *context, const w4_problem *problem,
         info->feasible = candidate->feasible;
         info->predicted_seconds = candidate->predicted;
         info->rank = candidate->rank;
+        info->rough = candidate->rough;
         info->measured_seconds = candidate->measured;
         info->source = candidate->source;
         info->chosen = any && candidate->config == choice.config;
@@ -68,6 +69,7 @@ w4a16_status w4a16_config_list(const w4a16_context *context, const w4a16_problem
                                          .tile_m = config.tile_m,
                                          .tile_n = config.tile_n,
                                          .tile_k = config.tile_k,
+                                         .threads = w4_plan_threads(backend, context->device, i),
                                          .source = W4A16_CHOICE_COST_MODEL};
         if (problem) continue;
         configs[i].feasible = backend->config_check(context->device, i, &resolved, configs[i].reason,

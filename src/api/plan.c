@@ -113,6 +113,7 @@ w4a16_status w4a16_plan_query(const w4a16_plan *plan, w4a16_plan_info *info) {
     *info = (w4a16_plan_info){
         .struct_size = sizeof *info,
         .config = config.name,
+        .threads = w4_plan_threads(context->backend, context->device, last->config),
         .workspace_bytes = plan->choice.workspace_bytes,
         .workspace_alignment = W4_WORKSPACE_ALIGNMENT,
         .predicted_seconds = last->seconds,

@@ -95,7 +95,12 @@ typedef struct w4_backend {
                                  size_t reason_size);
     /** The cost model: predicted seconds of a feasible config. */
     double (*config_cost)(const w4_device *device, size_t index, const w4_problem *problem);
+    /** Whether no cost was fitted to this config on such devices: config_cost is then a rough estimate by what other
+     * configs take. It is chosen only where no other config can run, but tuning tries it. NULL here: none is so. */
+    bool (*config_rough)(const w4_device *device, size_t index);
     size_t (*workspace_size)(const w4_device *device, size_t index, const w4_problem *problem);
+    /** The most CPU threads that a call of this config takes. NULL here: it takes none but the caller's. */
+    int (*config_threads)(const w4_device *device, size_t index);
     void (*identify)(const w4_device *device, w4_identity *identity);
     /** Times that are shipped for this device, or NULL. NULL here: none for any device of this kind. */
     const w4_shipped_table *(*table)(const w4_device *device);

@@ -17,6 +17,7 @@ static double time_of(const w4_candidate *candidate) {
 static int by_prediction(const void *left, const void *right) {
     const w4_candidate *a = left, *b = right;
     if (a->feasible != b->feasible) return a->feasible ? -1 : 1;
+    if (a->rough != b->rough) return a->rough ? 1 : -1;
     if (a->predicted != b->predicted) return a->predicted < b->predicted ? -1 : 1;
     return (a->config > b->config) - (a->config < b->config);
 }
@@ -27,6 +28,7 @@ static int by_time(const void *left, const void *right) {
     if (a->feasible && b->feasible) {
         bool a_measured = a->measured > 0, b_measured = b->measured > 0;
         if (a_measured != b_measured) return a_measured ? -1 : 1;
+        if (!a_measured && a->rough != b->rough) return a->rough ? 1 : -1;
         if (time_of(a) != time_of(b)) return time_of(a) < time_of(b) ? -1 : 1;
     }
     return by_prediction(left, right);
@@ -58,6 +60,7 @@ w4a16_status w4_plan_candidates(const w4_backend *backend, const w4_device *devi
         if (!list[i].feasible) continue;
         list[i].reason[0] = 0;
         list[i].predicted = backend->config_cost(device, i, problem);
+        list[i].rough = w4_plan_rough(backend, device, i);
     }
     if (!(problem->flags & W4A16_PLAN_COST_MODEL)) {
         /* One source for all of them, as for a choice: times of different days do not compare. */
@@ -97,12 +100,22 @@ static const char *const sources[] = {
     [W4A16_CHOICE_COST_MODEL] = "the cost model: no measured time for this problem",
 };
 
+/** "cpu_avx512_m1n16_t2, 2 threads" on a CPU, else the name alone. */
+static void put_config(writer *out, const w4_backend *backend, const w4_device *device, size_t index) {
+    w4_config config;
+    int threads = w4_plan_threads(backend, device, index);
+    backend->config_get(device, index, &config);
+    put(out, "%s", config.name);
+    if (threads) put(out, ", %d thread%s", threads, threads == 1 ? "" : "s");
+}
+
 static void put_candidate(writer *out, const w4_candidate *candidate, size_t chosen) {
     put(out, "  %c %3d  %-34s", candidate->config == chosen ? '*' : ' ', candidate->rank, candidate->name);
     if (candidate->measured > 0)
         put(out, " %10.2f us %s,", candidate->measured * 1e6,
             candidate->source == W4A16_CHOICE_CACHE ? "tuned" : "shipped");
-    put(out, " %10.2f us predicted\n", candidate->predicted * 1e6);
+    put(out, " %10.2f us %s\n", candidate->predicted * 1e6,
+        candidate->rough ? "estimated: no cost was fitted yet" : "predicted");
 }
 
 /** Those that cannot run, together where they have the same reason. */
@@ -144,17 +157,15 @@ w4a16_status w4_plan_describe(const w4_backend *backend, const w4_device *device
         const w4_plan_segment *segment = &choice->segments[i];
         w4_candidate *candidates;
         size_t count;
-        w4_config config;
         at.m = segment->m_last;
         W4_TRY(w4_plan_candidates(backend, device, measured, &at, &candidates, &count));
-        backend->config_get(device, segment->config, &config);
         const char *source = segment->source == W4A16_CHOICE_COST_MODEL && problem->flags & W4A16_PLAN_COST_MODEL
                                  ? "the cost model alone, as asked"
                                  : sources[segment->source];
-        put(&out,
-            "\nM %" PRId64 "..%" PRId64 ": %s (%s); candidates at M = %" PRId64
-            ", with their rank by the cost model:\n",
-            i ? choice->segments[i - 1].m_last + 1 : m_min, segment->m_last, config.name, source, segment->m_last);
+        put(&out, "\nM %" PRId64 "..%" PRId64 ": ", i ? choice->segments[i - 1].m_last + 1 : m_min, segment->m_last);
+        put_config(&out, backend, device, segment->config);
+        put(&out, " (%s); candidates at M = %" PRId64 ", with their rank by the cost model:\n", source,
+            segment->m_last);
         for (size_t j = 0; j < count && candidates[j].feasible; j++)
             put_candidate(&out, &candidates[j], segment->config);
         put_refused(&out, candidates, count);

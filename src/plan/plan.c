@@ -74,6 +74,14 @@ w4a16_status w4_plan_find_config(const w4_backend *backend, const w4_device *dev
                    all ? "" : ", ...");
 }
 
+bool w4_plan_rough(const w4_backend *backend, const w4_device *device, size_t config) {
+    return backend->config_rough && backend->config_rough(device, config);
+}
+
+int w4_plan_threads(const w4_backend *backend, const w4_device *device, size_t config) {
+    return backend->config_threads ? backend->config_threads(device, config) : 0;
+}
+
 /** The fastest config of a measured point that can run this problem, too: fewer tokens may be more than it takes. */
 static bool choose_measured(const w4_backend *backend, const w4_device *device, const w4_tuned *tuned,
                             const w4_problem *problem, w4a16_choice_source source, w4_plan_segment *segment) {
@@ -96,12 +104,16 @@ w4a16_status w4_plan_choose_one(const w4_backend *backend, const w4_device *devi
         return W4A16_OK;
     size_t count = backend->config_count(device);
     char reason[160] = "the device has no configs";
-    bool found = false;
+    bool found = false, found_rough = false;
     for (size_t i = 0; i < count; i++) {
+        bool rough = w4_plan_rough(backend, device, i);
+        if (found && rough && !found_rough) continue; /* it comes after what was found */
         if (backend->config_check(device, i, problem, reason, sizeof reason)) continue;
         double seconds = backend->config_cost(device, i, problem);
-        if (!found || seconds < segment->seconds)
+        if (!found || rough != found_rough || seconds < segment->seconds) {
             *segment = (w4_plan_segment){problem->m, i, W4A16_CHOICE_COST_MODEL, seconds};
+            found_rough = rough;
+        }
         found = true;
     }
     if (!found)

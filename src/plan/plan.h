@@ -58,11 +58,18 @@ typedef struct w4_candidate {
     size_t config;
     const char *name;
     bool feasible;
-    int rank;                   /* by the cost model, from 1; 0 where not feasible */
+    bool rough;                 /* `predicted` is a rough estimate: no cost was fitted to this config */
+    int rank;                   /* by the cost model, from 1, the rough ones last; 0 where not feasible */
     double predicted, measured; /* seconds; 0: not feasible, not measured */
     w4a16_choice_source source; /* of `measured` */
     char reason[160];           /* why not feasible */
 } w4_candidate;
+
+/** Whether the cost model's figure for a config is a rough estimate. */
+bool w4_plan_rough(const w4_backend *backend, const w4_device *device, size_t config);
+
+/** CPU threads that a call of a config takes at most; 0 on a GPU. */
+int w4_plan_threads(const w4_backend *backend, const w4_device *device, size_t config);
 
 /** All configs for problem->m on the heap: the feasible ones by time, measured before predicted, then the others. */
 w4a16_status w4_plan_candidates(const w4_backend *backend, const w4_device *device, const w4_plan_measured *measured,

@@ -339,8 +339,11 @@ static w4a16_status check_and_time(w4_profile_pool *pool, const w4_problem *prob
                                   &runs));
     else
         W4_TRY(time_on_host(pool, run, effort, &seconds, &runs));
-    *result =
-        (w4a16_profile_result){.config = information.name, .seconds = seconds, .relative_error = error, .runs = runs};
+    *result = (w4a16_profile_result){.config = information.name,
+                                     .threads = w4_plan_threads(backend, pool->device, config),
+                                     .seconds = seconds,
+                                     .relative_error = error,
+                                     .runs = runs};
     return W4A16_OK;
 }
 

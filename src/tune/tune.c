@@ -19,6 +19,7 @@ static const double SHORT_SECONDS = 0.02, LONG_SECONDS = 0.2; /* of a config's f
 static const double NEAR = 1.1;     /* a first time up to this many times the best is worth a second */
 static const double FAR = 3;        /* a first run over this many times the best ends a config at once */
 static const double HOPELESS = 1.3; /* as is one whose prediction, corrected, is over this many times the best */
+static const double ROUGH = 1.5;    /* without a fitted cost: one whose estimate is over this many times the best */
 enum { LEAST_TIMED = 4 };           /* before that nothing is hopeless: one prediction may be far off */
 
 static const double CLOSE = 1.05, PLAY_OFF_SECONDS = 0.1;
@@ -149,7 +150,9 @@ static w4a16_status time_candidates(tuner *self, const w4_problem *problem, cons
         const w4_candidate *candidate = &candidates[i];
         double best = point->count ? point->results[0].seconds : 0;
         if (best > 0 && w4_clock_now() > deadline) break;
-        if (*timed >= LEAST_TIMED && candidate->predicted * correction > HOPELESS * best) break;
+        if (candidate->rough ? best > 0 && candidate->predicted > ROUGH * best
+                             : *timed >= LEAST_TIMED && candidate->predicted * correction > HOPELESS * best)
+            continue;
         w4a16_profile_result result = {.seconds = 0};
         w4a16_status status = time_config(self, problem, candidate->config, best, &result);
         progress->config = candidate->name;
@@ -161,7 +164,7 @@ static w4a16_status time_candidates(tuner *self, const w4_problem *problem, cons
             return status;
         if (!status) {
             note(point, candidate->config, result.seconds);
-            correction = fmin(correction, result.seconds / candidate->predicted);
+            if (!candidate->rough) correction = fmin(correction, result.seconds / candidate->predicted);
             self->result->configs_timed++;
             ++*timed;
             if (candidate->name == progress->chosen) progress->chosen_seconds = result.seconds;

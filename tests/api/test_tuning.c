@@ -69,9 +69,9 @@ static w4a16_tune_options small_options(const w4a16_problem *problem, seen *self
     return options;
 }
 
-/** A context with one thread, and `path` tuned at M = 1, 5 and 16. */
-static w4a16_context *tuned_context(void) {
-    w4a16_context *context = test_context(NULL, 1);
+/** A context with so many threads, and `path` tuned at M = 1, 5 and 16. */
+static w4a16_context *tuned_with(int threads) {
+    w4a16_context *context = test_context(NULL, threads);
     w4a16_problem problem = small_problem(0);
     seen self = {.calls = 0};
     w4a16_tune_options options = small_options(&problem, &self);
@@ -84,6 +84,11 @@ static w4a16_context *tuned_context(void) {
     assert_int_equal(self.calls - self.complete, result.configs_timed);
     assert_true(result.configs_timed >= 3);
     return context;
+}
+
+/** One thread. */
+static w4a16_context *tuned_context(void) {
+    return tuned_with(1);
 }
 
 static char *read_text(const char *name) {
@@ -103,16 +108,21 @@ static void write_text(const char *name, const char *text) {
     assert_int_equal(fclose(file), 0);
 }
 
-/** Rewrite `path` so that M = 5 is served by a config that no cost model takes: cpu_reference. */
-static void plant_reference(void) {
+/** Rewrite `path` so that M = 5 is served by this config. */
+static void plant(const char *config) {
     char *text = read_text(path), *m = strstr(text, "{\"m\": 5,"), *changed = test_allocate(TEXT);
     assert_non_null(m);
     char *configs = strstr(m, "[["), *end = strstr(m, "]],");
     assert_true(configs && end);
-    snprintf(changed, TEXT, "%.*s[[\"cpu_reference\", 1.5]%s", (int)(configs - text), text, end + 1);
+    snprintf(changed, TEXT, "%.*s[[\"%s\", 1.5]%s", (int)(configs - text), text, config, end + 1);
     write_text(path, changed);
     free(changed);
     free(text);
+}
+
+/** By one that no cost model takes. */
+static void plant_reference(void) {
+    plant("cpu_reference");
 }
 
 static const w4a16_config_info *list(const w4a16_context *context, const w4a16_problem *problem,
@@ -207,7 +217,7 @@ static void plans_follow_the_file(void **state) {
     CHECK(w4a16_plan_describe(plan, text, TEXT, &length));
     assert_int_equal(strlen(text), length);
     assert_non_null(strstr(text, path));
-    assert_non_null(strstr(text, "M 5..5: cpu_reference (tuned: the cache)"));
+    assert_non_null(strstr(text, "M 5..5: cpu_reference, 1 thread (tuned: the cache)"));
     assert_non_null(strstr(text, "1.50 us tuned"));
     assert_non_null(strstr(text, "(the cost model: no measured time for this problem)"));
     size_t again;
@@ -397,6 +407,69 @@ static void foreign_files_are_refused(void **state) {
     free(text);
 }
 
+/** A tuned result says how many threads a call takes; a context's own number is the most. */
+static void threads_are_tuned(void **state) {
+    (void)state;
+    w4a16_context *context = tuned_with(3);
+    w4a16_config_info infos[TEST_MAX_CONFIGS];
+    size_t count;
+    w4a16_problem problem = small_problem(5);
+    const w4a16_config_info *two = NULL, *chosen = list(context, &problem, infos, &count);
+    for (size_t i = 0; i < count; i++) {
+        assert_in_range(infos[i].threads, 1, 3);
+        if (!two && infos[i].feasible && infos[i].threads == 2 && &infos[i] != chosen) two = &infos[i];
+    }
+    w4a16_context_destroy(context);
+    if (!two) skip(); /* without fast kernels there is one config, which takes all threads */
+    plant(two->name);
+    context = test_context(NULL, 3);
+    CHECK(w4a16_context_load_cache(context, path));
+    uint64_t seed = 6;
+    test_weight weight;
+    test_activations a;
+    test_output c, other;
+    w4a16_weight *loaded;
+    w4a16_plan_info info = {.struct_size = sizeof info};
+    test_weight_make(&weight, &seed, N, K, 128, W4A16_FP16, W4A16_ZERO_SYMMETRIC, 0);
+    test_activations_make(&a, &seed, W4A16_FP16, 5, K, K, 0);
+    test_output_make(&c, W4A16_FP16, 5, N, N);
+    test_output_make(&other, W4A16_FP16, 5, N, N);
+    CHECK(w4a16_weight_create(context, &weight.canonical, &loaded));
+    w4a16_plan *plan = test_plan(loaded, 5, W4A16_FP16, W4A16_FP16, NULL);
+    CHECK(w4a16_plan_query(plan, &info));
+    assert_string_equal(info.config, two->name);
+    assert_int_equal(info.threads, 2);
+    test_gemm(plan, &a, &c);
+    w4a16_plan_destroy(plan);
+    char all[64], text[TEXT], expected[128];
+    size_t length;
+    CHECK(w4a16_problem_describe(context, &problem, text, sizeof text, &length));
+    snprintf(expected, sizeof expected, "M 5..5: %s, 2 threads (tuned: the cache)", two->name);
+    assert_non_null(strstr(text, expected));
+    /* The same kernel with all threads: the same bits. */
+    snprintf(all, sizeof all, "%.*s", (int)(strstr(two->name, "_t") - two->name), two->name);
+    plan = test_plan(loaded, 5, W4A16_FP16, W4A16_FP16, all);
+    CHECK(w4a16_plan_query(plan, &info));
+    assert_int_equal(info.threads, 3);
+    test_gemm(plan, &a, &other);
+    assert_memory_equal(c.data, other.data, 5 * N * 2);
+    w4a16_plan_destroy(plan);
+    w4a16_weight_destroy(loaded);
+    w4a16_context_destroy(context);
+    /* Two threads are not fewer than two: the context has no such config, and its own results are others. */
+    context = test_context(NULL, 2);
+    REFUSED(w4a16_context_load_cache(context, path), W4A16_ERROR_UNSUPPORTED, "2 threads");
+    w4a16_profile_result result;
+    REFUSED(w4a16_profile(context, &problem, two->name, 0, &result), W4A16_ERROR_NOT_FOUND, two->name);
+    CHECK(w4a16_profile(context, &problem, all, 0, &result));
+    assert_int_equal(result.threads, 2);
+    w4a16_context_destroy(context);
+    test_output_free(&c);
+    test_output_free(&other);
+    test_activations_free(&a);
+    test_weight_free(&weight);
+}
+
 static void the_environment_is_read(void **state) {
     (void)state;
     w4a16_context_destroy(tuned_context());
@@ -575,6 +648,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(what_is_known_is_not_measured_again, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(budgets_and_cancellation_keep_what_is_there, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(foreign_files_are_refused, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(threads_are_tuned, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(the_environment_is_read, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(files_are_merged, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(all_configs_are_profiled, make_folder, remove_folder),

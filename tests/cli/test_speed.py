@@ -40,6 +40,18 @@ class Configs(CommandTest):
             self.assertRegex(text, rf"(?m)^{config['name']}( \*)? +{config['tile_m']} +{config['tile_n']} +"
                                    rf"{config['tile_k']} +{'yes' if config['feasible'] else 'no'} ")
 
+    def test_threads(self):
+        """A context's own number is the most; configs with fewer say so in their names."""
+        for threads in (1, 2, 5):
+            report = self.succeed_json("configs", "-d", "cpu", "--threads", threads, "-m", 4, "-n", 96, "-k", 160)
+            for config in report["configs"]:
+                kernel, _, number = config["name"].partition("_t")
+                self.assertEqual(config["threads"], int(number or threads))
+                self.assertLess(int(number or 0), threads)
+                self.assertIn(kernel, [c["name"] for c in report["configs"]])
+            row, = self.succeed_json("bench", "-d", "cpu", "--threads", threads, "-m", 4, *SIZE, "--config", "cpu_reference")["results"]
+            self.assertEqual(row["threads"], threads)
+
     def test_instruction_set_limits(self):
         report = self.succeed_json("configs", "--instruction-set", "reference", "-m", 1, "-n", 8, "-k", 32, "-g", 32)
         self.assertEqual([c["name"] for c in report["configs"] if c["feasible"]], ["cpu_reference"])

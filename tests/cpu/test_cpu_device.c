@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -78,6 +79,77 @@ static void test_limits(void **state) {
     }
 }
 
+static w4_device *open_threads(int threads) {
+    w4a16_context_options options = {.struct_size = sizeof options, .threads = threads};
+    w4_device *device = NULL;
+    assert_int_equal(w4_cpu_backend.device_open(0, &options, &device), W4A16_OK);
+    return device;
+}
+
+/** A context's configs take 1, 2, 4, ... of its threads, or all: each kernel with each number, under a name of its own;
+ * no more than the context has. */
+static void test_threads(void **state) {
+    static const int threads[] = {1, 2, 3, 4, 5, 16, 64, 65, 1000}, numbers[] = {1, 2, 3, 3, 4, 5, 7, 8, 8};
+    (void)state;
+    for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+        w4_device *device = open_threads(threads[t]);
+        size_t count = w4_cpu_backend.config_count(device), kernels = 0;
+        for (size_t i = 0; i < count; i++) {
+            w4_config config, other;
+            w4_cpu_backend.config_get(device, i, &config);
+            int taken = w4_cpu_backend.config_threads(device, i);
+            const char *suffix = strstr(config.name, "_t");
+            assert_int_equal(taken, suffix ? atoi(suffix + 2) : threads[t]);
+            assert_true(suffix ? taken < threads[t] && (taken & (taken - 1)) == 0 : taken == threads[t]);
+            kernels += !suffix;
+            for (size_t j = 0; j < i; j++) {
+                w4_cpu_backend.config_get(device, j, &other);
+                assert_string_not_equal(config.name, other.name);
+            }
+        }
+        assert_int_equal(count, 1 + (kernels - 1) * (size_t)numbers[t]); /* the reference takes all */
+        w4_cpu_backend.device_close(device);
+    }
+}
+
+/** Threads of the config that the cost model takes. */
+static int predicted_threads(const w4_device *device, int64_t m, int64_t n, int64_t k) {
+    w4_problem problem = PROBLEM;
+    double least = 1e9;
+    int threads = 0;
+    problem.m = m;
+    problem.n = n;
+    problem.k = k;
+    for (size_t i = 0; i < w4_cpu_backend.config_count(device); i++) {
+        char reason[160];
+        if (w4_cpu_backend.config_check(device, i, &problem, reason, sizeof reason)) continue;
+        double cost = w4_cpu_backend.config_cost(device, i, &problem);
+        if (cost < least) threads = w4_cpu_backend.config_threads(device, i);
+        if (cost < least) least = cost;
+    }
+    return threads;
+}
+
+/** Waking threads costs more than a small problem takes, and less than a large one gains. */
+static void test_predicted_threads(void **state) {
+    w4a16_device_info info = {.struct_size = sizeof info};
+    (void)state;
+    w4_cpu_backend.device_query(0, &info);
+    if (!strstr(info.architecture, "avx2")) skip(); /* the reference always takes all */
+    for (int threads = 2; threads <= 16; threads *= 2) {
+        w4_device *device = open_threads(threads);
+        int before = 0;
+        assert_int_equal(predicted_threads(device, 1, 64, 64), 1);
+        assert_int_equal(predicted_threads(device, 64, 4096, 4096), threads);
+        for (int64_t size = 64; size <= 4096; size *= 2) { /* more work, more threads */
+            int taken = predicted_threads(device, 8, size, size);
+            assert_true(taken >= before);
+            before = taken;
+        }
+        w4_cpu_backend.device_close(device);
+    }
+}
+
 /** The workspace never shrinks with M, and does not grow with it for ever. */
 static void test_workspace(void **state) {
     w4_device *device = NULL;
@@ -112,8 +184,9 @@ static void test_ceilings(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_query),     cmocka_unit_test(test_options),  cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_workspace), cmocka_unit_test(test_ceilings),
+        cmocka_unit_test(test_query),    cmocka_unit_test(test_options),   cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_threads),  cmocka_unit_test(test_workspace), cmocka_unit_test(test_predicted_threads),
+        cmocka_unit_test(test_ceilings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

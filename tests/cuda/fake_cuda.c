@@ -303,7 +303,8 @@ static int runs_here(const unsigned char *image) {
 
 EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     RESPECT(1);
-    if (is_mode("module")) return CUDA_ERROR_INVALID_IMAGE;
+    static atomic_int loaded; /* "gemm": the kernels that gather and pack load, no more */
+    if (is_mode("module") || (is_mode("gemm") && atomic_fetch_add(&loaded, 1) >= 2)) return CUDA_ERROR_INVALID_IMAGE;
     if (!runs_here(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     *module = make(sizeof **module);
     return CUDA_SUCCESS;

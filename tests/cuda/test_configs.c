@@ -250,6 +250,27 @@ static void shapes_fit(void **state) {
     assert_true(feasible > 100000 && split > 1000);
 }
 
+/** Every config has code for every architecture, in an image for each variant that its kernel has. */
+static void variants_have_images(void **state) {
+    (void)state;
+    static const char *const codes[] = {"sm_80", "sm_86", "sm_89", "sm_90", "compute_80"};
+    for (size_t index = 0; index < w4_cuda_config_count; index++) {
+        const w4_cuda_config *config = &w4_cuda_configs[index];
+        for (size_t i = 0; i < (config->sm80 ? sizeof codes / sizeof *codes : 1); i++) {
+            const char *code = config->sm80 ? codes[i] : "sm_90a";
+            const w4_cuda_image *image = w4_cuda_images;
+            while (image->name && (strcmp(image->name, config->kernel) != 0 || strcmp(image->code, code) != 0)) image++;
+            assert_non_null(image->name);
+            for (int variant = 0; variant < W4_CUDA_VARIANTS; variant++) {
+                bool has = variant / 2 != W4A16_ZERO_FLOAT || config->float_zeros;
+                assert_int_equal(image->data[variant] != NULL, has);
+                bool shared = variant && has && image->data[variant] == image->data[variant - 1];
+                if (has && variant) assert_int_equal(shared, strcmp(code, "compute_80") == 0);
+            }
+        }
+    }
+}
+
 static void one_workspace_serves_every_m(void **state) {
     (void)state;
     static const int64_t shapes[][2] = {{64, 1 << 17}, {1000, 4096}, {4096, 14336}, {12288, 1024}, {8448, 640}};
@@ -487,6 +508,7 @@ int main(void) {
         cmocka_unit_test(groups_are_found),
         cmocka_unit_test_setup(names_are_different, reset_device),
         cmocka_unit_test_setup(shipped_tables_are_sound, reset_device),
+        cmocka_unit_test(variants_have_images),
         cmocka_unit_test_setup(shapes_fit, reset_device),
         cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),
         cmocka_unit_test_setup(promises_are_kept, reset_device),

@@ -302,8 +302,8 @@ static void calls_keep_the_current_context(void **state) {
 
 static void driver_errors_are_named(void **state) {
     (void)state;
-    int memory = strcmp(mode, "memory") == 0, module = strcmp(mode, "module") == 0;
-    if (!memory && !module) skip();
+    int memory = strcmp(mode, "memory") == 0, module = strcmp(mode, "module") == 0, gemm = strcmp(mode, "gemm") == 0;
+    if (!memory && !module && !gemm) skip();
     w4a16_weight *weight = NULL;
     w4a16_plan *plan = NULL;
     test_weight arrays;
@@ -311,13 +311,15 @@ static void driver_errors_are_named(void **state) {
     if (memory)
         REFUSED(w4a16_weight_create(context, &arrays.canonical, &weight), W4A16_ERROR_OUT_OF_MEMORY,
                 "cuMemAlloc: out of memory");
-    else
+    if (module) {
         REFUSED(w4a16_weight_create(context, &arrays.canonical, &weight), W4A16_ERROR_DEVICE,
                 "cuModuleLoadData: device kernel image is invalid");
+        REFUSED(w4a16_weight_load(context, W4A16_TESTS_DIR "/pack/golden/symmetric_fp16_g128.w4a16", &weight),
+                W4A16_ERROR_DEVICE, "cuModuleLoadData: device kernel image is invalid");
+    }
     assert_null(weight);
-    if (module) {
-        /* A packed file needs no kernel: its bytes are the device's. */
-        CHECK(w4a16_weight_load(context, W4A16_TESTS_DIR "/pack/golden/symmetric_fp16_g128.w4a16", &weight));
+    if (gemm) { /* the weight's kernels load, the plan's does not */
+        CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
         REFUSED(w4a16_plan_create(weight, NULL, &plan), W4A16_ERROR_DEVICE,
                 "cuModuleLoadData: device kernel image is invalid");
         assert_null(plan);

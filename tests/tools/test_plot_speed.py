@@ -74,12 +74,6 @@ class PlotSpeedTest(unittest.TestCase):
         self.assertIn("not measured as the peers were: 1 rows.", text)
         self.assertNotIn("| 3 |", text)
 
-    def test_choices(self):
-        text = self.succeed(HEADING + NAMES + M_1 + row(1, 64, "b", 0, 25) + row(16, 128, "b", 0, 10), "--choices")
-        self.assertIn("| M | 64x32 | 128x32 |\n", text)
-        self.assertIn("| 1 | a +0.0 % | b +300.0 % |\n", text)
-        self.assertIn("| 16 |  | b (no choice timed) |\n", text)
-
     def test_errors(self):
         self.refuse(HEADING + NAMES.replace("chosen,", "") + "1\n", says=["no column chosen", "table.csv, line 2"])
         self.refuse(HEADING + NAMES + M_1, peers="N,K,M\n1,1,1\n", says=["peers.csv, line 1", "roofline_us"])

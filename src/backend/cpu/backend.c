@@ -8,11 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static size_t config_count(const w4_device *device) {
-    (void)device;
-    return w4_cpu_config_count;
-}
-
 static void config_get(const w4_device *device, size_t index, w4_config *config) {
     (void)device;
     *config = w4_cpu_configs[index].public;
@@ -20,7 +15,9 @@ static void config_get(const w4_device *device, size_t index, w4_config *config)
 
 static size_t workspace_size(const w4_device *device, size_t index, const w4_problem *problem) {
     const w4_cpu_config *config = &w4_cpu_configs[index];
-    return config->method == W4_CPU_METHOD_REFERENCE ? 0 : w4_cpu_fast_workspace(device, config, problem);
+    return config->method == W4_CPU_METHOD_REFERENCE
+               ? 0
+               : w4_cpu_fast_workspace(w4_cpu_config_threads(device, index), config, problem);
 }
 
 static void identify(const w4_device *device, w4_identity *identity) {
@@ -46,13 +43,14 @@ static w4a16_status run_config(const w4_device *device, const w4_run *run) {
     if (w4_cpu_config_check(device, run->config, &run->problem, reason, sizeof reason))
         return w4_fail(W4A16_ERROR_UNSUPPORTED, "config %s: %s", w4_cpu_configs[run->config].public.name, reason);
     const w4_cpu_config *config = &w4_cpu_configs[run->config];
+    int threads = w4_cpu_config_threads(device, run->config);
     if (config->method != W4_CPU_METHOD_REFERENCE && run->weight->fixed_point) {
-        w4_cpu_fast_run(device, config, run);
+        w4_cpu_fast_run(device, threads, config, run);
         return W4A16_OK;
     }
     w4_run copy = *run;
     int64_t tasks = run->weight->panels * w4_ceil_divide(run->m, REFERENCE_ROWS);
-    w4_cpu_parallel(device->threads, tasks, reference_task, &copy);
+    w4_cpu_parallel(device, threads, tasks, reference_task, &copy);
     return W4A16_OK;
 }
 
@@ -66,11 +64,12 @@ const w4_backend w4_cpu_backend = {
     .weight_download = w4_cpu_weight_download,
     .weight_free = w4_cpu_weight_free,
     .weight_bytes = w4_cpu_weight_bytes,
-    .config_count = config_count,
+    .config_count = w4_cpu_config_count,
     .config_get = config_get,
     .config_check = w4_cpu_config_check,
     .config_cost = w4_cpu_config_cost,
     .workspace_size = workspace_size,
+    .config_threads = w4_cpu_config_threads,
     .identify = identify,
     .run = run_config,
     .run_host = NULL,

@@ -76,7 +76,7 @@ static ceiling_job make_job(const w4_device *device, const uint8_t *data) {
 double w4_cpu_read_rate(const w4_device *device, const uint8_t *data, int64_t bytes) {
     ceiling_job job = make_job(device, data);
     double start = w4_clock_now();
-    w4_cpu_parallel(device->threads, bytes / SLICE_BYTES, read_task, &job);
+    w4_cpu_parallel(device, device->threads, bytes / SLICE_BYTES, read_task, &job);
     return (double)(bytes / SLICE_BYTES * SLICE_BYTES) / (w4_clock_now() - start);
 }
 
@@ -84,7 +84,7 @@ double w4_cpu_multiply_rate(const w4_device *device) {
     ceiling_job job = make_job(device, NULL);
     int64_t tasks = (int64_t)device->threads * 16;
     double start = w4_clock_now();
-    w4_cpu_parallel(device->threads, tasks, multiply_task, &job);
+    w4_cpu_parallel(device, device->threads, tasks, multiply_task, &job);
     return job.operations * (double)tasks / (w4_clock_now() - start);
 }
 

@@ -9,12 +9,16 @@
 #include <stdbool.h>
 
 enum {
-    W4_CPU_PANEL = 16,     /* rows of W (out features) in a panel */
-    W4_CPU_LINE_K = 8,     /* columns of W in one 64-byte line of a panel */
-    W4_CPU_LINE = 64,      /* bytes */
-    W4_CPU_BLOCK = 128,    /* most columns of A that share one power-of-two scale */
-    W4_CPU_OUTLIERS = 4,   /* most activations of a block that are multiplied apart from it */
-    W4_CPU_MAX_TILE_M = 12 /* most rows of A in one kernel call */
+    W4_CPU_PANEL = 16,       /* rows of W (out features) in a panel */
+    W4_CPU_LINE_K = 8,       /* columns of W in one 64-byte line of a panel */
+    W4_CPU_LINE = 64,        /* bytes */
+    W4_CPU_BLOCK = 128,      /* most columns of A that share one power-of-two scale */
+    W4_CPU_OUTLIERS = 4,     /* most activations of a block that are multiplied apart from it */
+    W4_CPU_MAX_TILE_M = 12,  /* most rows of A in one kernel call */
+    W4_CPU_CHUNK_ROWS = 264, /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
+    /* Blocks of A that are worth waking threads for: several microseconds of work. Fewer are converted by the caller
+     * alone. */
+    W4_CPU_CONVERT_SHARE = 512
 };
 
 #if defined(__x86_64__)
@@ -32,12 +36,13 @@ typedef struct w4_cpu_config {
     w4_config public;
     w4_cpu_level level;
     w4_cpu_method method;
+    int threads; /* that a call takes at most; 0: all of the context's */
 } w4_cpu_config;
 
 struct w4_device {
     w4_cpu_level available; /* what this processor has */
     w4_cpu_level allowed;   /* what the context's options let it use: at most `available` */
-    int threads;            /* >= 1 */
+    int threads;            /* >= 1; the most that a call takes */
 };
 
 /** A weight in panels of 16 rows. A panel is, at a multiple of 64 bytes:
@@ -173,7 +178,11 @@ w4_cpu_level w4_cpu_detect(void);
 const char *w4_cpu_level_name(w4_cpu_level level);
 
 extern const w4_cpu_config w4_cpu_configs[];
-extern const size_t w4_cpu_config_count;
+/** How many of them a device has: those with fewer threads than it has, and those that take all. */
+size_t w4_cpu_config_count(const w4_device *device);
+
+/** The threads of a config's calls on this device. */
+int w4_cpu_config_threads(const w4_device *device, size_t index);
 
 w4a16_status w4_cpu_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                  size_t reason_size);
@@ -192,8 +201,9 @@ size_t w4_cpu_weight_bytes(const w4_device_weight *weight);
 /** Rows row..row+rows of C, the columns of one panel, by the definition. */
 void w4_cpu_reference_panel(const w4_run *run, int64_t row, int64_t rows, int64_t panel);
 
-size_t w4_cpu_fast_workspace(const w4_device *device, const w4_cpu_config *config, const w4_problem *problem);
-void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const w4_run *run);
+/** For so many threads. */
+size_t w4_cpu_fast_workspace(int threads, const w4_cpu_config *config, const w4_problem *problem);
+void w4_cpu_fast_run(const w4_device *device, int threads, const w4_cpu_config *config, const w4_run *run);
 
 double w4_cpu_cold_bytes(const w4_device *device);
 /** Bytes per second of one pass of the widest loads over `data`, with all threads; whole MiB are read. */
@@ -202,8 +212,9 @@ double w4_cpu_read_rate(const w4_device *device, const uint8_t *data, int64_t by
 double w4_cpu_multiply_rate(const w4_device *device);
 w4a16_status w4_cpu_measure_ceilings(const w4_device *device, w4a16_ceilings *ceilings);
 
-/** Call body(user, task, thread) for every task in 0..tasks-1, thread < threads. With one thread or one task no
- * parallel region is entered. */
-void w4_cpu_parallel(int threads, int64_t tasks, void (*body)(void *user, int64_t task, int thread), void *user);
+/** Call body(user, task, thread) for every task in 0..tasks-1, thread < threads, of the device's at most. With one
+ * thread or one task no parallel region is entered. */
+void w4_cpu_parallel(const w4_device *device, int threads, int64_t tasks,
+                     void (*body)(void *user, int64_t task, int thread), void *user);
 
 #endif

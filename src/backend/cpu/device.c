@@ -2,6 +2,8 @@
  * The CPU as a device: what it is called, how it is opened, how work is spread over its threads. */
 #include "backend/cpu/cpu.h"
 
+#include "core/memory.h"
+
 #include <ctype.h>
 #include <omp.h>
 #include <stdio.h>
@@ -78,7 +80,8 @@ void w4_cpu_device_close(w4_device *device) {
     free(device);
 }
 
-void w4_cpu_parallel(int threads, int64_t tasks, void (*body)(void *user, int64_t task, int thread), void *user) {
+void w4_cpu_parallel(const w4_device *device, int threads, int64_t tasks,
+                     void (*body)(void *user, int64_t task, int thread), void *user) {
     if (tasks < threads) threads = (int)tasks;
     if (threads <= 1) {
         for (int64_t task = 0; task < tasks; task++) body(user, task, 0);
@@ -86,8 +89,17 @@ void w4_cpu_parallel(int threads, int64_t tasks, void (*body)(void *user, int64_
     }
     /* Neighbouring tasks lie side by side in memory: hand them out in runs, several for each thread, so that a thread
      * that is held up by other work does not hold up the rest. */
-    int64_t run = tasks / (threads * (int64_t)16);
-    if (run < 1) run = 1;
-#pragma omp parallel for num_threads(threads) schedule(dynamic, run)
-    for (int64_t task = 0; task < tasks; task++) body(user, task, omp_get_thread_num());
+    int64_t run = w4_maximum(1, tasks / (threads * (int64_t)16)), next = 0;
+    /* The team is always the context's, though only some of it work: GNU's OpenMP ends the threads that a smaller team
+     * does not need and starts them anew for the next larger one, which takes hundreds of microseconds. */
+#pragma omp parallel num_threads(device->threads)
+    {
+        int thread = omp_get_thread_num();
+        int64_t begin = thread < threads ? 0 : tasks;
+        while (begin < tasks) {
+            begin = __atomic_fetch_add(&next, run, __ATOMIC_RELAXED);
+            int64_t end = w4_minimum(begin + run, tasks);
+            for (int64_t task = begin; task < end; task++) body(user, task, thread);
+        }
+    }
 }

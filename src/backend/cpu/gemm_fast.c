@@ -9,13 +9,9 @@
 #include <string.h>
 
 enum {
-    CHUNK_ROWS = 264,    /* rows of A in fixed point at a time: bounds the workspace; a multiple of 6 and of 12 */
-    GROUP_TILES = 8,     /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
-                            chunk is read from the L2 cache and not from further away */
-    CONVERT_BLOCKS = 16, /* blocks of A that one conversion task takes */
-    /* Blocks of A, and lines of W times rows, that are worth waking a thread for: several microseconds of work. */
-    CONVERT_SHARE = 256,
-    DIRECT_SHARE = 4096
+    GROUP_TILES = 8,    /* n tiles that one panel task takes through a chunk of k together, so that A's share of the
+                           chunk is read from the L2 cache and not from further away */
+    CONVERT_BLOCKS = 16 /* blocks of A that one conversion task takes */
 };
 
 /** One chunk of rows. The arrays lie in the workspace. */
@@ -102,11 +98,11 @@ static void cut_rows(fast_job *job, int64_t rows) {
     job->rows_padded = job->tiles * job->tile_rows;
 }
 
-size_t w4_cpu_fast_workspace(const w4_device *device, const w4_cpu_config *config, const w4_problem *problem) {
+size_t w4_cpu_fast_workspace(int threads, const w4_cpu_config *config, const w4_problem *problem) {
     int64_t block = w4_cpu_block_columns(problem->k, problem->group_size);
     fast_job job = {.config = config};
-    cut_rows(&job, w4_minimum(w4_maximum(problem->m, 1), CHUNK_ROWS));
-    return lay_out(&job, NULL, w4_round_up(problem->k, block), block, device->threads);
+    cut_rows(&job, w4_minimum(w4_maximum(problem->m, 1), W4_CPU_CHUNK_ROWS));
+    return lay_out(&job, NULL, w4_round_up(problem->k, block), block, threads);
 }
 
 /* ---- Activations --------------------------------------------------------------------------------------------- */
@@ -356,14 +352,9 @@ static void cut_panel_tasks(fast_job *job, int threads) {
     if (job->n_tiles < threads) job->m_parts = w4_minimum(job->tiles, w4_ceil_divide(threads, job->n_tiles));
 }
 
-/** Threads for `work` units: waking one costs microseconds, and pays from `share` units each. */
-static int worthwhile(const w4_device *device, int64_t work, int64_t share) {
-    return (int)w4_maximum(1, w4_minimum(device->threads, work / share));
-}
-
-void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const w4_run *run) {
+void w4_cpu_fast_run(const w4_device *device, int threads, const w4_cpu_config *config, const w4_run *run) {
     const w4_device_weight *weight = run->weight;
-    int64_t chunks = w4_ceil_divide(run->m, CHUNK_ROWS);
+    int64_t chunks = w4_ceil_divide(run->m, W4_CPU_CHUNK_ROWS);
     fast_job job = {
         .run = run,
         .weight = weight,
@@ -376,19 +367,18 @@ void w4_cpu_fast_run(const w4_device *device, const w4_cpu_config *config, const
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         job.row = run->m * chunk / chunks;
         cut_rows(&job, run->m * (chunk + 1) / chunks - job.row);
-        lay_out(&job, run->workspace, weight->k_padded, weight->block, device->threads);
+        lay_out(&job, run->workspace, weight->k_padded, weight->block, threads);
         memset(job.slow, 0, (size_t)job.rows_padded);
         memset(job.uneven, 0, (size_t)job.rows_padded);
-        w4_cpu_parallel(worthwhile(device, job.rows_padded * job.blocks, CONVERT_SHARE), job.rows_padded * job.segments,
-                        convert_task, &job);
+        w4_cpu_parallel(device, job.rows_padded * job.blocks < W4_CPU_CONVERT_SHARE ? 1 : threads,
+                        job.rows_padded * job.segments, convert_task, &job);
         if (config->method == W4_CPU_METHOD_PANEL) {
-            cut_panel_tasks(&job, device->threads);
+            cut_panel_tasks(&job, threads);
             int64_t groups = w4_ceil_divide(job.n_tiles, job.group_tiles);
-            w4_cpu_parallel(device->threads, groups * job.m_parts, panel_task, &job);
+            w4_cpu_parallel(device, threads, groups * job.m_parts, panel_task, &job);
         } else {
-            int64_t lines = weight->panels * (weight->k_padded / W4_CPU_LINE_K);
-            w4_cpu_parallel(worthwhile(device, lines * job.rows, DIRECT_SHARE), weight->panels, direct_task, &job);
+            w4_cpu_parallel(device, threads, weight->panels, direct_task, &job);
         }
-        if (memchr(job.slow, 1, (size_t)job.rows)) w4_cpu_parallel(device->threads, weight->panels, slow_task, &job);
+        if (memchr(job.slow, 1, (size_t)job.rows)) w4_cpu_parallel(device, threads, weight->panels, slow_task, &job);
     }
 }

@@ -128,7 +128,7 @@ w4a16_status w4_cpu_weight_upload(w4_device *device, const w4_matrix *matrix, w4
     }
     if (order) memcpy(order, matrix->k_order, (size_t)made->k * sizeof(int32_t));
     pack_job job = {made, matrix};
-    w4_cpu_parallel(device->threads, made->panels, pack_panel, &job);
+    w4_cpu_parallel(device, device->threads, made->panels, pack_panel, &job);
     *weight = made;
     return W4A16_OK;
 }

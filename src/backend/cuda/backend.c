@@ -44,6 +44,7 @@ const w4_backend w4_cuda_backend = {
     .config_get = config_get,
     .config_check = w4_cuda_config_check,
     .config_cost = w4_cuda_config_cost,
+    .config_rough = w4_cuda_config_rough,
     .workspace_size = w4_cuda_workspace_size,
     .identify = identify,
     .table = w4_cuda_table,

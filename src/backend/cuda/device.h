@@ -32,12 +32,16 @@ typedef struct w4_cuda_config {
 extern const w4_cuda_config w4_cuda_configs[];
 extern const size_t w4_cuda_config_count;
 
+enum { W4_CUDA_VARIANTS = 6 }; /* of each GEMM kernel: activations times kinds of zero points */
+
 /** What the build embeds: code of each config's kernel, named as the config, and of those of kernels/common_gpu; for
  * each architecture that has code of its own. Ends with a NULL name. */
 typedef struct w4_cuda_image {
     const char *name;
     const char *code; /* "sm_90a", or as w4_cuda_architecture has it */
-    const void *data;
+    /* Of each variant, (a_dtype is bf16) + 2 * zero_kind, which loads faster than one image of all would; of PTX the
+     * same for all; NULL where the kernel does not have it. Of kernels/common_gpu: the first one has all. */
+    const void *data[W4_CUDA_VARIANTS];
 } w4_cuda_image;
 
 extern const w4_cuda_image w4_cuda_images[];
@@ -47,8 +51,6 @@ typedef struct w4_cuda_kernel {
     _Atomic(CUfunction) function;
     CUmodule module;
 } w4_cuda_kernel;
-
-enum { W4_CUDA_VARIANTS = 6 }; /* of each GEMM kernel: activations times kinds of zero points */
 
 /** The kernels of one open device. */
 typedef struct w4_cuda_kernels {
@@ -111,6 +113,7 @@ size_t w4_cuda_weight_bytes(const w4_device_weight *weight);
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size);
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem);
+bool w4_cuda_config_rough(const w4_device *device, size_t index);
 /** What a launch needs to know besides the pointers. */
 typedef struct w4_cuda_shape {
     w4_schedule schedule;

@@ -35,17 +35,17 @@ void w4_cuda_kernels_destroy(w4_cuda_kernels *kernels) {
     free(kernels);
 }
 
-static const void *find_image(const char *name, const char *code) {
+static const void *find_image(const char *name, const char *code, int variant) {
     for (size_t i = 0; w4_cuda_images[i].name; i++)
         if (strcmp(w4_cuda_images[i].name, name) == 0 && strcmp(w4_cuda_images[i].code, code) == 0)
-            return w4_cuda_images[i].data;
+            return w4_cuda_images[i].data[variant];
     return NULL;
 }
 
-static w4a16_status load(const char *name, const char *code, const char *entry, int32_t shared_bytes,
+static w4a16_status load(const char *name, const char *code, int variant, const char *entry, int32_t shared_bytes,
                          w4_cuda_kernel *kernel) {
-    const void *data = find_image(name, code);
-    if (!data) return w4_fail(W4A16_ERROR_INTERNAL, "the library holds no kernel '%s' for %s", name, code);
+    const void *data = find_image(name, code, variant);
+    if (!data) return w4_fail(W4A16_ERROR_INTERNAL, "the library holds no kernel '%s' for %s", entry, code);
     CUmodule module;
     CUfunction function;
     w4a16_status status = w4_cuda_call(cuModuleLoadData, &module, data);
@@ -68,14 +68,14 @@ static w4a16_status load(const char *name, const char *code, const char *entry, 
     return W4A16_OK;
 }
 
-static w4a16_status get(const w4_device *device, const char *name, const char *code, const char *entry,
+static w4a16_status get(const w4_device *device, const char *name, const char *code, int variant, const char *entry,
                         int32_t shared_bytes, w4_cuda_kernel *kernel, CUfunction *function) {
     *function = atomic_load_explicit(&kernel->function, memory_order_acquire);
     if (*function) return W4A16_OK;
     pthread_mutex_lock(&device->kernels->lock);
     w4a16_status status = W4A16_OK;
     if (!atomic_load_explicit(&kernel->function, memory_order_relaxed))
-        status = load(name, code, entry, shared_bytes, kernel);
+        status = load(name, code, variant, entry, shared_bytes, kernel);
     pthread_mutex_unlock(&device->kernels->lock);
     *function = atomic_load_explicit(&kernel->function, memory_order_acquire);
     return status;
@@ -92,20 +92,20 @@ w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, const w
     *function = atomic_load_explicit(&kernel->function, memory_order_acquire);
     if (*function) return W4A16_OK; /* every call but a kernel's first */
     snprintf(name, sizeof name, "w4_%s_%s", entry->kernel, suffixes[variant]);
-    return get(device, entry->kernel, entry->sm80 ? device->runs.code : "sm_90a", name, device->shared_limit, kernel,
-               function);
+    return get(device, entry->kernel, entry->sm80 ? device->runs.code : "sm_90a", variant, name, device->shared_limit,
+               kernel, function);
 }
 
 w4a16_status w4_cuda_gather_kernel(const w4_device *device, CUfunction *function) {
-    return get(device, "gather", device->runs.code, "w4_gather", 0, &device->kernels->gather, function);
+    return get(device, "gather", device->runs.code, 0, "w4_gather", 0, &device->kernels->gather, function);
 }
 
 w4a16_status w4_cuda_pack_kernel(const w4_device *device, CUfunction *function) {
-    return get(device, "pack", device->runs.code, "w4_pack", 0, &device->kernels->pack, function);
+    return get(device, "pack", device->runs.code, 0, "w4_pack", 0, &device->kernels->pack, function);
 }
 
 w4a16_status w4_cuda_ceiling_kernels(const w4_device *device, CUfunction *read, CUfunction *multiply) {
     const char *code = device->runs.sm90 ? "sm_90a" : device->runs.code; /* wgmma is faster than mma.sync */
-    W4_TRY(get(device, "ceilings", code, "w4_read_loop", 0, &device->kernels->read, read));
-    return get(device, "ceilings", code, "w4_multiply_loop", 0, &device->kernels->multiply, multiply);
+    W4_TRY(get(device, "ceilings", code, 0, "w4_read_loop", 0, &device->kernels->read, read));
+    return get(device, "ceilings", code, 0, "w4_multiply_loop", 0, &device->kernels->multiply, multiply);
 }

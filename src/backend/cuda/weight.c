@@ -90,6 +90,8 @@ static w4a16_status pack_on_host(const w4_device *device, const w4_matrix *matri
 
 /** Allocate on the device and fill, context current. `packed`: what packing would give, or NULL. */
 static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, const uint8_t *packed) {
+    CUfunction gather; /* any plan may need it: loaded with the weight, it does not lengthen a plan's creation */
+    W4_TRY(w4_cuda_gather_kernel(weight->device, &gather));
     size_t bytes = (size_t)weight->layout.bytes, order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
     static const uint8_t padding[W4_PACKED_PADDING];
     W4_TRY(w4_cuda_allocate(bytes + sizeof padding, "a packed weight", &weight->packed));
