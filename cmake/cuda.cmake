@@ -36,23 +36,30 @@ set(images)
 set(embedded "/* Made by cmake/cuda.cmake. */\n#include \"backend/cuda/device.h\"\n\n")
 set(table)
 
-# Fatbins that a driver unpacks fast: newer compilers have more than one way to pack them.
-execute_process(COMMAND ${W4A16_NVCC} --help OUTPUT_VARIABLE nvcc_help ERROR_QUIET)
+# How images are packed. A driver takes as long to load one as it is large and slow to unpack; newer compilers have a way to
+# pack that is fast to unpack, but half as good. So that the library stays small, that and an image for each entry point are
+# for Hopper, whose kernels are the most and whose plans load several.
 set(compress "-Xfatbin;-compress-all")
+execute_process(COMMAND ${W4A16_NVCC} --help OUTPUT_VARIABLE nvcc_help ERROR_QUIET)
+set(compress_fast ${compress})
 if(nvcc_help MATCHES "compress-mode")
-  list(APPEND compress --compress-mode=speed)
+  list(APPEND compress_fast --compress-mode=speed)
 endif()
 
 # w4a16_kernel(NAME SOURCE CODE... [ENTRIES ENTRY...] [FLAGS FLAG...]): compile SOURCE for each CODE (sm_80, ..., or
-# compute_80: PTX) and embed it as NAME for CODE. With ENTRIES each entry point has an image of its own (images/NAME.CODE.0.fatbin, ...),
-# but in PTX; without, one image has all.
+# compute_80: PTX) and embed it as NAME for CODE. ENTRIES: its entry points, each of which has an image of its own on 9.0
+# (images/NAME.CODE.0.fatbin, ...); on others, and without, one image has all.
 function(w4a16_kernel name source)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "ENTRIES;FLAGS")
   foreach(code IN LISTS arg_UNPARSED_ARGUMENTS)
     string(REGEX REPLACE "^sm_" "compute_" virtual ${code})
     set(entries)
-    if(code MATCHES "^sm_")
+    if(code MATCHES "^sm_90")
       set(entries ${arg_ENTRIES})
+    endif()
+    set(packed ${compress})
+    if(code STREQUAL "sm_90a")
+      set(packed ${compress_fast})
     endif()
     set(files)
     set(data)
@@ -73,7 +80,7 @@ function(w4a16_kernel name source)
     add_custom_command(OUTPUT ${files}
       COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DKERNELS=${kernels} -DSOURCE=${kernels}/${source} "-DIMAGES=${files}"
         -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${first}.d "-DFLAGS=${flags}" "-DENTRIES=${entries}"
-        "-DCOMPRESS=${compress}" -DCACHE=${W4A16_KERNEL_CACHE} -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
+        "-DCOMPRESS=${packed}" -DCACHE=${W4A16_KERNEL_CACHE} -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
       DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
       DEPFILE ${first}.d
       COMMENT "Compiling kernel ${name} for ${code}" VERBATIM)
@@ -85,7 +92,7 @@ function(w4a16_kernel name source)
         "extern const char ${symbol}[];\n")
     endforeach()
     if(NOT entries AND arg_ENTRIES)
-      string(REGEX REPLACE "[^;]+" "${data}" data "${arg_ENTRIES}") # PTX: the same image for each
+      string(REGEX REPLACE "[^;]+" "${data}" data "${arg_ENTRIES}") # the same image for each
     endif()
     list(JOIN data ", " data)
     string(APPEND table "    {\"${name}\", \"${code}\", {${data}}},\n")
