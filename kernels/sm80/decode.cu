@@ -40,6 +40,7 @@ constexpr int ROUND = W4_DECODE_ROUND(SLICES, TOKENS, W4_RESIDENT); /* slices of
 constexpr int A_COPIES = TOKENS / 4;                                /* a lane's, of a block: 16 bytes each */
 constexpr int CHUNKS_AHEAD = K_WARPS / W4_STEPS_OF_CHUNK;           /* from a warp's step to its next */
 constexpr int STEPS = 4 * W4_STEP_BLOCKS;                           /* of 16 columns in a step of a warp */
+constexpr int COPY_STEP = 3;                                        /* of those: the ring is filled again meanwhile */
 constexpr uint32_t CODE_BYTES = W4_STEP_BLOCKS * SLICES * W4_SLICE_BYTES;
 constexpr uint32_t A_BLOCK_BYTES = TOKENS * W4_BLOCK_COLUMNS * 2, A_BYTES = W4_STEP_BLOCKS * A_BLOCK_BYTES;
 static_assert(W4_TILE_N == SLICES * ROW_WARPS * W4_SLICE_ROWS && WARPS == K_WARPS * ROW_WARPS, "all have as much");
@@ -157,11 +158,14 @@ template <class Codes> struct Decoder {
             }
     }
 
-    /** Multiply what was read last: COUNT steps of 16 columns, of one group; slices from `first` on, 0 at first. */
-    template <int COUNT> __device__ __forceinline__ void multiply(int first) {
+    /** Multiply what was read last: COUNT steps of 16 columns, of one group; slices from `first` on, 0 at first.
+     * `meanwhile` is called when some products are under way. */
+    template <int COUNT, class Meanwhile>
+    __device__ __forceinline__ void multiply(int first, const Meanwhile &meanwhile) {
         float all[4]; /* of a group: sums of activations */
 #pragma unroll
         for (int step = 0; step < COUNT; step++) {
+            if (step == COPY_STEP) meanwhile();
             if (first == 0) sum_activations(step, all);
                 /* Slice by slice within a step: so many products do not wait for one another. */
 #pragma unroll
@@ -215,26 +219,25 @@ template <class Codes> struct Decoder {
             }
     }
 
-    /** Multiply the step at `slot`, which is of one group. `taken` is called once everything has been read. */
-    template <class TakenActivations, class Taken>
-    __device__ __forceinline__ void multiply_whole(uint32_t slot, const TakenActivations &taken_activations,
-                                                   const Taken &taken) {
+    /** Multiply the step at `slot`, which is of one group. Once they are in registers, `load_activations` and
+     * `load_rest` are called for the slot's next ones. */
+    template <class LoadActivations, class LoadRest>
+    __device__ __forceinline__ void multiply_whole(uint32_t slot, const LoadActivations &load_activations,
+                                                   const LoadRest &load_rest) {
 #pragma unroll
         for (int half = 0; half < 2 * W4_STEP_BLOCKS; half++) read_activations(slot, half / 2, half % 2, half * 2);
-        taken_activations();
+        if (!EARLY) load_activations();
 #pragma unroll
         for (int first = 0; first < SLICES; first += PART) {
             const bool last = first + PART >= SLICES;
             read_codes(slot, first);
-            if (EARLY) {
-                read_group(slot, 0, first);
-                if (last) taken();
-            }
-            multiply<STEPS>(first);
-            if (!EARLY) {
-                read_group(slot, 0, first);
-                if (last) taken();
-            }
+            if (EARLY) read_group(slot, 0, first);
+            multiply<STEPS>(first, [&]() {
+                if (EARLY && first == 0) load_activations();
+                if (EARLY && last) load_rest();
+            });
+            if (!EARLY) read_group(slot, 0, first);
+            if (!EARLY && last) load_rest();
             add_group(first);
         }
     }
@@ -248,7 +251,7 @@ template <class Codes> struct Decoder {
             for (int first = 0; first < SLICES; first += PART) {
                 read_quarter(slot, quarter, first);
                 read_group(slot, quarter * 32 / params.span, first);
-                multiply<2>(first);
+                multiply<2>(first, []() {});
                 add_group(first);
             }
         }
