@@ -40,42 +40,69 @@ constexpr int ROUND = W4_DECODE_ROUND(SLICES, TOKENS, W4_RESIDENT); /* slices of
 constexpr int A_COPIES = TOKENS / 4;                                /* a lane's, of a block: 16 bytes each */
 constexpr int CHUNKS_AHEAD = K_WARPS / W4_STEPS_OF_CHUNK;           /* from a warp's step to its next */
 constexpr int STEPS = 4 * W4_STEP_BLOCKS;                           /* of 16 columns in a step of a warp */
+constexpr int COPY_STEP = 3;                                        /* of those: the ring is filled again meanwhile */
 constexpr uint32_t CODE_BYTES = W4_STEP_BLOCKS * SLICES * W4_SLICE_BYTES;
 constexpr uint32_t A_BLOCK_BYTES = TOKENS * W4_BLOCK_COLUMNS * 2, A_BYTES = W4_STEP_BLOCKS * A_BLOCK_BYTES;
 static_assert(W4_TILE_N == SLICES * ROW_WARPS * W4_SLICE_ROWS && WARPS == K_WARPS * ROW_WARPS, "all have as much");
 static_assert(K_WARPS % W4_STEPS_OF_CHUNK == 0, "a warp's steps have the same place in their chunks");
-#define ROW_WARP ((int)threadIdx.x / 32 % ROW_WARPS)
-#define K_WARP ((int)threadIdx.x / 32 / ROW_WARPS)
+
+/* Registers that a thread may have: schedulers have 16384 each, for a quarter of the warps. */
+constexpr int SHARE_OF_REGISTERS = 16384 / 32 / ((WARPS * W4_RESIDENT + 3) / 4);
+constexpr bool ROOMY = SHARE_OF_REGISTERS > 128;
+/* Slices multiplied at a time: as registers suffice for their codes, products and scales, beside the sums of all, a
+ * step's activations and their sums, and addresses. Seven slices of 16 tokens take two turns. */
+constexpr int FREE_REGISTERS =
+    (ROOMY ? SHARE_OF_REGISTERS < 255 ? SHARE_OF_REGISTERS : 255 : 128) - 28 - (SLICES + 1) * TOKENS / 2 - 2 * TOKENS;
+constexpr int AT_ONCE = FREE_REGISTERS / (TOKENS / 2 + STEPS + 4);
+constexpr int TURNS = (SLICES + AT_ONCE - 1) / AT_ONCE, PART = (SLICES + TURNS - 1) / TURNS;
+
+/** Kept where registers are not scarce, worked out again and again otherwise. */
+__device__ __forceinline__ uint32_t kept_if_roomy(uint32_t value) {
+    return ROOMY ? kept(value) : value;
+}
+
+/** Which thread this is: found out once. */
+struct Place {
+    const int lane, row_warp, k_warp;
+    __device__ __forceinline__ explicit Place(int thread)
+        : lane(thread % 32), row_warp(thread / 32 % ROW_WARPS), k_warp(thread / 32 / ROW_WARPS) {}
+};
 
 #include "decode_load.cuh"
 
 template <class Codes> struct Decoder {
     /* Whether a slot is filled again while its products are made: registers must suffice for its scales, too. */
-    static constexpr bool EARLY = W4_RESIDENT == 1 || (SLICES < 4 && TOKENS == 8 && Codes::ZERO == W4_PARAM_SYMMETRIC);
+    static constexpr bool EARLY = ROOMY || (SLICES < 3 && TOKENS == 8 && Codes::ZERO == W4_PARAM_SYMMETRIC);
+    static constexpr uint32_t FP16_SCALES = 0x80000000; /* a bit of the selector that __byte_perm passes over */
     static constexpr int LINE_STRIDE = W4_DECODE_LINE_BYTES(Codes::ZERO);
     const w4_decode_params &params;
     const int lane, end;
-    uint32_t scale_at[2], scale_selector; /* this lane's rows' words in a line; which bytes of one make a float */
+    uint32_t b_at;                     /* where this lane finds a row of ldmatrix */
+    uint32_t scale_at, scale_selector; /* this lane's first row's word in a line; which bytes of one make a float */
     Codes codes;
-    uint32_t words[STEPS][SLICES];
+    uint32_t words[STEPS][PART];
     uint32_t b[TOKEN_TILES][STEPS][2];
-    float part[SLICES][TOKEN_TILES][4], plain[TOKEN_TILES][4]; /* of a group: sums of products, and of activations */
-    float scale[SLICES][2], too_much[SLICES][2]; /* of a group: scales; minus what codes and zero points add */
+    float part[PART][TOKEN_TILES][4], plain[TOKEN_TILES][2]; /* of a group: sums of products, and of activations */
+    float scale[PART][2], too_much[PART][2]; /* of a group: scales; minus what codes and zero points add */
     float sums[SLICES][TOKEN_TILES][4];
 
-    __device__ __forceinline__ Decoder(const w4_decode_params &params_, int end_)
-        : params(params_), lane(threadIdx.x % 32), end(end_) {
+    __device__ __forceinline__ Decoder(const w4_decode_params &params_, const Place &place, int end_)
+        : params(params_), lane(place.lane), end(end_) {
+        b_at = kept_if_roomy(CODE_BYTES + lane % 8 * 128 + (lane / 8 ^ lane % 8) * 16);
         const int row = lane / 4, size = (int)params.gemm.layout.scale_size;
-        for (int i = 0; i < 2; i++) scale_at[i] = CODE_BYTES + A_BYTES + ((row + 8 * i) * size & ~3);
+        scale_at = kept_if_roomy(CODE_BYTES + A_BYTES + (row * size & ~3));
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
         scale_selector = size == 4 ? 0x3210 : params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x1044 : 0x4410;
         if (size == 2 && row % 2) scale_selector += params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x2200 : 0x0022;
+        if (params.gemm.scale_dtype == W4_PARAM_FP16) scale_selector |= FP16_SCALES;
     }
 
     __device__ __forceinline__ float read_scale(uint32_t slot, int line, int i) const {
-        const uint32_t bits = __byte_perm(shared_load32(slot + scale_at[i] + line * LINE_STRIDE), 0, scale_selector);
-        return params.gemm.scale_dtype == W4_PARAM_FP16 ? __half2float(__ushort_as_half((unsigned short)bits))
-                                                        : __uint_as_float(bits);
+        const uint32_t bits = __byte_perm(
+            shared_load32(slot + scale_at + i * 8 * (uint32_t)params.gemm.layout.scale_size + line * LINE_STRIDE), 0,
+            scale_selector);
+        return scale_selector & FP16_SCALES ? __half2float(__ushort_as_half((unsigned short)bits))
+                                            : __uint_as_float(bits);
     }
     __device__ __forceinline__ float read_zero(uint32_t slot, int line, int i) const {
         const uint32_t at = slot + CODE_BYTES + A_BYTES + line * LINE_STRIDE + 64;
@@ -89,68 +116,60 @@ template <class Codes> struct Decoder {
     __device__ __forceinline__ void read_activations(uint32_t slot, int block, int half, int to) {
 #pragma unroll
         for (int tile = 0; tile < TOKEN_TILES; tile++) {
-            const int token = lane % 8, piece = half * 4 + lane / 8;
-            uint32_t four[4];
-            load_matrices(four,
-                          slot + CODE_BYTES + block * A_BLOCK_BYTES + (tile * 8 + token) * 128 + (piece ^ token) * 16);
+            uint32_t four[4]; /* the upper half of a row: the swizzle changes the same bit of the piece's number */
+            load_matrices(four, ((slot + b_at) ^ half * 64) + block * A_BLOCK_BYTES + tile * 1024);
 #pragma unroll
             for (int i = 0; i < 4; i++) b[tile][to + i / 2][i % 2] = four[i];
         }
     }
 
-    /** Take codes and activations of the step at `slot` into registers. */
-    __device__ __forceinline__ void read_step(uint32_t slot) {
+    /** Take codes of a step's slices from `first` on into registers. */
+    __device__ __forceinline__ void read_codes(uint32_t slot, int first) {
 #pragma unroll
-        for (int block = 0; block < W4_STEP_BLOCKS; block++) {
-            read_activations(slot, block, 0, block * 4);
-            read_activations(slot, block, 1, block * 4 + 2);
+        for (int block = 0; block < W4_STEP_BLOCKS; block++)
 #pragma unroll
-            for (int i = 0; i < SLICES; i++) {
-                const uint4 four = shared_load128(slot + (block * SLICES + i) * W4_SLICE_BYTES + lane * 16);
+            for (int i = 0; i < PART && first + i < SLICES; i++) {
+                const uint4 four = shared_load128(slot + (block * SLICES + first + i) * W4_SLICE_BYTES + lane * 16);
                 words[block * 4][i] = four.x;
                 words[block * 4 + 1][i] = four.y;
                 words[block * 4 + 2][i] = four.z;
                 words[block * 4 + 3][i] = four.w;
             }
-        }
     }
 
     /** The same of a quarter, 32 columns, into those of the first two steps of 16. */
-    __device__ __forceinline__ void read_quarter(uint32_t slot, int quarter) {
-        read_activations(slot, quarter / 2, quarter % 2, 0);
+    __device__ __forceinline__ void read_quarter(uint32_t slot, int quarter, int first) {
 #pragma unroll
-        for (int i = 0; i < SLICES; i++)
+        for (int i = 0; i < PART && first + i < SLICES; i++)
 #pragma unroll
             for (int step = 0; step < 2; step++)
-                words[step][i] = shared_load32(slot + (quarter / 2 * SLICES + i) * W4_SLICE_BYTES + lane * 16 +
+                words[step][i] = shared_load32(slot + (quarter / 2 * SLICES + first + i) * W4_SLICE_BYTES + lane * 16 +
                                                quarter % 2 * 8 + step * 4);
     }
 
     /** The same with the scales and zero points of group `group` of the step. */
-    __device__ __forceinline__ void read_group(uint32_t slot, int group) {
+    __device__ __forceinline__ void read_group(uint32_t slot, int group, int first) {
 #pragma unroll
-        for (int i = 0; i < SLICES; i++)
+        for (int i = 0; i < PART && first + i < SLICES; i++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                scale[i][half] = read_scale(slot, group * SLICES + i, half);
-                too_much[i][half] = -(Codes::offset(half) + read_zero(slot, group * SLICES + i, half));
+                scale[i][half] = read_scale(slot, group * SLICES + first + i, half);
+                too_much[i][half] = -(Codes::offset(half) + read_zero(slot, group * SLICES + first + i, half));
             }
     }
 
-    /** Multiply what was read last: COUNT steps of 16 columns, of one group. */
-    template <int COUNT> __device__ __forceinline__ void multiply() {
-        const uint32_t ones[4] = {Codes::ONES, Codes::ONES, Codes::ONES, Codes::ONES};
+    /** Multiply what was read last: COUNT steps of 16 columns, of one group; slices from `first` on, 0 at first.
+     * `meanwhile` is called when some products are under way. */
+    template <int COUNT, class Meanwhile>
+    __device__ __forceinline__ void multiply(int first, const Meanwhile &meanwhile) {
+        float all[4]; /* of a group: sums of activations */
 #pragma unroll
         for (int step = 0; step < COUNT; step++) {
+            if (step == COPY_STEP) meanwhile();
+            if (first == 0) sum_activations(step, all);
+                /* Slice by slice within a step: so many products do not wait for one another. */
 #pragma unroll
-            for (int tile = 0; tile < TOKEN_TILES; tile++)
-                if (step == 0)
-                    mma<Codes::IS_BF16, false>(plain[tile], ones, b[tile][step]);
-                else
-                    mma<Codes::IS_BF16, true>(plain[tile], ones, b[tile][step]);
-                    /* Slice by slice within a step: so many products do not wait for one another. */
-#pragma unroll
-            for (int i = 0; i < SLICES; i++) {
+            for (int i = 0; i < PART && first + i < SLICES; i++) {
                 uint32_t a[4];
                 codes.word(words[step][i], a);
 #pragma unroll
@@ -161,42 +180,80 @@ template <class Codes> struct Decoder {
                         mma<Codes::IS_BF16, true>(part[i][tile], a, b[tile][step]);
             }
         }
+        if (first > 0) return;
+#pragma unroll
+        for (int tile = 0; tile < TOKEN_TILES; tile++)
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                plain[tile][j] = TOKENS == 8
+                                     ? all[j]
+                                     : __uint_as_float(of_lane(__float_as_uint(all[2 * tile]), lane % 4 * 8 + j * 4));
+    }
+
+    /** Add a step's activations, times ones. Of 8 tokens they are the right operand, so that sums are where products
+     * are: of tokens lane % 4 * 2 and the next. The same registers of 16 tokens are a left operand, one product for
+     * all; its sums are of tokens lane / 4 and, from the third on, 8 more. */
+    __device__ __forceinline__ void sum_activations(int step, float (&all)[4]) const {
+        const uint32_t ones[4] = {Codes::ONES, Codes::ONES, Codes::ONES, Codes::ONES},
+                       two_ones[2] = {Codes::ONES, Codes::ONES};
+        const uint32_t left[4] = {b[0][step][0], b[TOKEN_TILES - 1][step][0], b[0][step][1],
+                                  b[TOKEN_TILES - 1][step][1]};
+        if (TOKENS == 8 && step == 0)
+            mma<Codes::IS_BF16, false>(all, ones, b[0][step]);
+        else if (TOKENS == 8)
+            mma<Codes::IS_BF16, true>(all, ones, b[0][step]);
+        else if (step == 0)
+            mma<Codes::IS_BF16, false>(all, left, two_ones);
+        else
+            mma<Codes::IS_BF16, true>(all, left, two_ones);
     }
 
     /** Add the group's sums to those of all groups. */
-    __device__ __forceinline__ void add_group() {
+    __device__ __forceinline__ void add_group(int first) {
 #pragma unroll
-        for (int i = 0; i < SLICES; i++)
+        for (int i = 0; i < PART && first + i < SLICES; i++)
 #pragma unroll
             for (int j = 0; j < TOKEN_TILES * 4; j++) {
-                const float exact = fmaf(too_much[i][j % 4 / 2], plain[j / 4][j % 4], part[i][j / 4][j % 4]);
-                sums[i][j / 4][j % 4] = fmaf(exact, scale[i][j % 4 / 2], sums[i][j / 4][j % 4]);
+                const float exact = fmaf(too_much[i][j % 4 / 2], plain[j / 4][j % 2], part[i][j / 4][j % 4]);
+                sums[first + i][j / 4][j % 4] = fmaf(exact, scale[i][j % 4 / 2], sums[first + i][j / 4][j % 4]);
             }
     }
 
-    /** Multiply the step at `slot`, which is of one group. `taken` is called once everything has been read. */
-    template <class Taken> __device__ __forceinline__ void multiply_whole(uint32_t slot, const Taken &taken) {
-        read_step(slot);
-        if (EARLY) {
-            read_group(slot, 0);
-            taken();
+    /** Multiply the step at `slot`, which is of one group. Once they are in registers, `load_activations` and
+     * `load_rest` are called for the slot's next ones. */
+    template <class LoadActivations, class LoadRest>
+    __device__ __forceinline__ void multiply_whole(uint32_t slot, const LoadActivations &load_activations,
+                                                   const LoadRest &load_rest) {
+#pragma unroll
+        for (int half = 0; half < 2 * W4_STEP_BLOCKS; half++) read_activations(slot, half / 2, half % 2, half * 2);
+        if (!EARLY) load_activations();
+#pragma unroll
+        for (int first = 0; first < SLICES; first += PART) {
+            const bool last = first + PART >= SLICES;
+            read_codes(slot, first);
+            if (EARLY) read_group(slot, 0, first);
+            multiply<STEPS>(first, [&]() {
+                if (EARLY && first == 0) load_activations();
+                if (EARLY && last) load_rest();
+            });
+            if (!EARLY) read_group(slot, 0, first);
+            if (!EARLY && last) load_rest();
+            add_group(first);
         }
-        multiply<STEPS>();
-        if (!EARLY) {
-            read_group(slot, 0);
-            taken();
-        }
-        add_group();
     }
 
     /** Multiply the step at `slot`, whose groups have 32 or 64 columns. */
     __device__ __forceinline__ void multiply_groups(uint32_t slot) {
 #pragma unroll 1
         for (int quarter = 0; quarter < 4; quarter++) {
-            read_quarter(slot, quarter);
-            read_group(slot, quarter * 32 / params.span);
-            multiply<2>();
-            add_group();
+            read_activations(slot, quarter / 2, quarter % 2, 0);
+#pragma unroll
+            for (int first = 0; first < SLICES; first += PART) {
+                read_quarter(slot, quarter, first);
+                read_group(slot, quarter * 32 / params.span, first);
+                multiply<2>(first, []() {});
+                add_group(first);
+            }
         }
     }
 
@@ -250,15 +307,17 @@ template <class Codes> struct Decoder {
 
 template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_decode_params &params) {
     extern __shared__ uint8_t memory[];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, blocks = (int)params.gemm.layout.blocks;
+    const Place place((int)kept(threadIdx.x));
+    const int blocks = (int)params.gemm.layout.blocks;
     const int cta = blockIdx.x, begin = cta * params.share + min(cta, params.one_more);
-    const int end = begin + params.share + (cta < params.one_more);
+    const int end = begin + params.share + (cta < params.one_more), own_begin = begin + place.row_warp * SLICES;
     const uint32_t room =
                        (shared_address(memory) + W4_DECODE_ALIGNMENT - 1) / W4_DECODE_ALIGNMENT * W4_DECODE_ALIGNMENT,
                    slot_bytes = params.slot_bytes;
-    const uint32_t ring = room + W4_DECODE_ROOM_BYTES(WARPS, SLICES, TOKENS, W4_RESIDENT) + warp * STAGES * slot_bytes,
+    const uint32_t ring = room + W4_DECODE_ROOM_BYTES(WARPS, SLICES, TOKENS, W4_RESIDENT) +
+                          (place.k_warp * ROW_WARPS + place.row_warp) * STAGES * slot_bytes,
                    ring_end = ring + STAGES * slot_bytes;
-    Loader<W4_DECODE_LINE_BYTES(ZERO)> loader(params, begin + ROW_WARP * SLICES, end);
+    Loader<W4_DECODE_LINE_BYTES(ZERO)> loader(params, place, own_begin, end);
     /* A warp's first steps, whose places in k the next loop goes through again. Codes first: they come from afar. */
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
@@ -266,58 +325,59 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_d
         copies_commit();
         loader.advance();
     }
-    loader.restart(begin + ROW_WARP * SLICES);
-    loader.place_line();
+    loader.restart(own_begin);
     loader.restart_line();
-    loader.restart_activations();
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
-        for (uint32_t i = lane * 16; i < A_BYTES; i += 512)
-            shared_store128(slot + CODE_BYTES + i, make_float4(0, 0, 0, 0));
         if (loader.more()) loader.load_lines(slot);
         loader.advance();
     }
-    loader.restart(begin + ROW_WARP * SLICES);
-    loader.restart_line();
-    loader.restart_activations();
-    __syncwarp();
     grid_dependency_wait();
     const int warp_steps =
-        (blocks - K_WARP * W4_STEP_BLOCKS + K_WARPS * W4_STEP_BLOCKS - 1) / (K_WARPS * W4_STEP_BLOCKS);
+        (blocks - place.k_warp * W4_STEP_BLOCKS + K_WARPS * W4_STEP_BLOCKS - 1) / (K_WARPS * W4_STEP_BLOCKS);
     int steps = warp_steps * ((end - begin + ROW_WARPS * SLICES - 1) / (ROW_WARPS * SLICES));
+    /* Those of the last pass, if this warp has no slices in it. */
+    const int idle_steps = (end - begin - 1) % (ROW_WARPS * SLICES) < place.row_warp * SLICES ? warp_steps : 0;
     if (steps <= LAST_STEPS) grid_launch_dependents();
+    ActivationsLoader activations(params, place);
+    int ahead = 0;
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
-        if (loader.more()) loader.load_activations(slot);
+        if (ahead++ < steps - idle_steps) activations.load(slot);
         copies_commit();
-        loader.advance();
     }
-    Decoder<PlainCodes<BF16, ZERO>> decoder(params, end);
+    Decoder<PlainCodes<BF16, ZERO>> decoder(params, place, end);
+    const bool whole = (int)kept_if_roomy(params.span) == W4_STEP_COLUMNS;
     uint32_t slot = ring;
     for (int first = begin; first < end; first += ROW_WARPS * SLICES) {
         decoder.clear();
-        const bool idle = first + ROW_WARP * SLICES >= end; /* has no slices in this, the last pass */
+        const bool idle = ROW_WARPS > 1 && first + place.row_warp * SLICES >= end;
 #pragma unroll 1
-        for (int block = K_WARP * W4_STEP_BLOCKS; block < blocks; block += K_WARPS * W4_STEP_BLOCKS) {
+        for (int step = 0; step < warp_steps; step++) {
             if (--steps == LAST_STEPS) grid_launch_dependents();
             if (idle) continue;
             copies_wait<STAGES - 1>();
             __syncwarp();
-            const auto load_next = [&]() {
+            const bool more = steps >= STAGES + idle_steps;
+            const auto load_activations = [&]() {
                 __syncwarp();
-                if (loader.more()) {
+                if (more) activations.load(slot);
+            };
+            const auto load_rest = [&]() {
+                __syncwarp();
+                if (more) {
                     loader.load_codes(slot);
                     loader.load_lines(slot);
-                    loader.load_activations(slot);
                 }
                 copies_commit();
                 loader.advance();
             };
-            if (params.span == W4_STEP_COLUMNS) {
-                decoder.multiply_whole(slot, load_next);
+            if (whole) {
+                decoder.multiply_whole(slot, load_activations, load_rest);
             } else {
                 decoder.multiply_groups(slot);
-                load_next();
+                load_activations();
+                load_rest();
             }
             slot += slot_bytes;
             if (slot == ring_end) slot = ring;

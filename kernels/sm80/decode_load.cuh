@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Part of decode.cu: what a warp copies into its ring. */
 
+/** Codes are addressed from the middle of a step: offsets of 2048 bytes would not fit in an instruction. */
+constexpr int CODES_MIDDLE = W4_BLOCK_BYTES / 2;
+
 /** What a warp loads next: a step of k, for a pass. All addresses are this lane's own. */
 template <int LINE_STRIDE> struct Loader {
     const w4_decode_params &params;
     const int lane, end; /* of the CTA's slices */
-    int first, block;    /* the pass's first slice, of this warp; the step's first block */
-    const uint8_t *codes, *line, *activations;
-    uint32_t apart[SLICES];                   /* from codes to each slice's */
-    uint32_t line_target, activations_target; /* in a slot */
-    uint32_t line_place, line_row_bytes;      /* of this lane's line in its strip's chunk; of one row in it */
-    int line_slice;                           /* of the warp's, of this lane's line; none: -1 */
+    const Place &place;
+    int first, block; /* the pass's first slice, of this warp; the step's first block */
+    const uint8_t *codes, *line;
+    uint32_t apart[SLICES]; /* from codes to each slice's */
+    static constexpr uint32_t NO_LINE = UINT32_MAX;
+    uint32_t line_target; /* in a slot; or NO_LINE for this lane */
 
-    __device__ __forceinline__ Loader(const w4_decode_params &params_, int begin, int end_)
-        : params(params_), lane(threadIdx.x % 32), end(end_) {
+    __device__ __forceinline__ Loader(const w4_decode_params &params_, const Place &place_, int begin, int end_)
+        : params(params_), lane(place_.lane), end(end_), place(place_) {
         restart(begin);
     }
 
@@ -27,11 +30,11 @@ template <int LINE_STRIDE> struct Loader {
     /** Go to the first step of a pass; `first_`: its first slice, of this warp. Lines and activations are placed apart:
      * a kernel begins with its codes. */
     __device__ __forceinline__ void restart(int first_) {
-        block = K_WARP * W4_STEP_BLOCKS;
+        block = place.k_warp * W4_STEP_BLOCKS;
         first = block < blocks() ? first_ : end; /* k may be so short that a warp has none of it */
         const int strip = first / W4_SLICES_OF_STRIP;
-        codes =
-            chunk() + strip * params.gemm.layout.strip_stride + block % W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + lane * 16;
+        codes = chunk() + strip * params.gemm.layout.strip_stride + block % W4_CHUNK_BLOCKS * W4_BLOCK_BYTES +
+                CODES_MIDDLE + lane * 16;
 #pragma unroll
         for (int i = 0; i < SLICES; i++) {
             const int slice =
@@ -41,33 +44,27 @@ template <int LINE_STRIDE> struct Loader {
         }
     }
 
-    /** Work out once where this lane's 16 bytes of a step's scales and zero points stand. */
-    __device__ __forceinline__ void place_line() {
+    /** The rest of what restart does: where this lane's 16 bytes of a step's scales and zero points stand. */
+    __device__ __forceinline__ void restart_line() {
         const w4_packed_layout &layout = params.gemm.layout;
         const int scale_pieces = (int)layout.scale_size, pieces = scale_pieces + (int)layout.zero_size;
-        const int index = lane * params.pieces_reciprocal >> 16, piece = lane - index * pieces, group = index / SLICES;
+        const int own = (int)kept(lane); /* what follows is not kept from one pass to the next */
+        const int index = own * params.pieces_reciprocal >> 16, piece = own - index * pieces, group = index / SLICES;
         const bool is_scale = piece < scale_pieces;
         const int row =
             ((block % W4_CHUNK_BLOCKS * W4_BLOCK_COLUMNS + group * params.span) >> params.line_shift) * W4_BLOCK_ROWS;
-        line_slice = lane < params.line_pieces && !params.slow_lines ? index % SLICES : -1;
-        line_row_bytes = (uint32_t)(is_scale ? layout.scale_size : layout.zero_size);
-        line_place =
-            W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + row * line_row_bytes +
+        const uint32_t row_bytes = (uint32_t)(is_scale ? layout.scale_size : layout.zero_size);
+        const uint32_t in_chunk =
+            W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + row * row_bytes +
             (is_scale ? piece * 16
                       : (uint32_t)(layout.lines * W4_BLOCK_ROWS * layout.scale_size) + (piece - scale_pieces) * 16);
-        line_target =
-            CODE_BYTES + A_BYTES + index * LINE_STRIDE + (is_scale ? piece * 16 : 64 + (piece - scale_pieces) * 16);
-    }
-
-    /** The rest of what restart does. */
-    __device__ __forceinline__ void restart_line() {
-        const int slice = min(first + line_slice, params.slices - 1);
-        line = chunk() + slice / W4_SLICES_OF_STRIP * params.gemm.layout.strip_stride + line_place +
-               slice % W4_SLICES_OF_STRIP * W4_SLICE_ROWS * line_row_bytes;
-    }
-    __device__ __forceinline__ void restart_activations() {
-        activations_target = CODE_BYTES + lane / 8 * 128 + (lane % 8 ^ lane / 8) * 16;
-        activations = (const uint8_t *)params.a + (lane / 8 * params.lda + block * W4_BLOCK_COLUMNS + lane % 8 * 8) * 2;
+        const int slice = min(first + index % SLICES, params.slices - 1);
+        line = chunk() + slice / W4_SLICES_OF_STRIP * layout.strip_stride + in_chunk +
+               slice % W4_SLICES_OF_STRIP * W4_SLICE_ROWS * row_bytes;
+        line_target = own < params.line_pieces && !params.slow_lines
+                          ? CODE_BYTES + A_BYTES + index * LINE_STRIDE +
+                                (is_scale ? piece * 16 : 64 + (piece - scale_pieces) * 16)
+                          : NO_LINE;
     }
 
     /** The same for any place, where groups and chunks do not begin together, or lanes have several pieces each: where
@@ -96,11 +93,9 @@ template <int LINE_STRIDE> struct Loader {
         block += K_WARPS * W4_STEP_BLOCKS;
         codes += ahead;
         line += ahead;
-        activations += K_WARPS * W4_STEP_BLOCKS * W4_BLOCK_COLUMNS * 2;
         if (block >= blocks()) {
             restart(first + ROW_WARPS * SLICES);
             restart_line();
-            restart_activations();
         }
     }
 
@@ -109,54 +104,69 @@ template <int LINE_STRIDE> struct Loader {
     __device__ __forceinline__ void load_codes(uint32_t slot) const {
         const uint32_t target = slot + lane * 16;
 #pragma unroll
-        for (int i = 0; i < SLICES; i++)
-#pragma unroll
-            for (int j = 0; j < W4_STEP_BLOCKS; j++)
-                copy16(target + (j * SLICES + i) * W4_SLICE_BYTES, codes + apart[i] + j * W4_BLOCK_BYTES);
+        for (int i = 0; i < SLICES; i++) {
+            const uint8_t *from = codes + apart[i];
+            copy16_at<0, -CODES_MIDDLE>(target + i * W4_SLICE_BYTES, from);
+            copy16_at<SLICES * W4_SLICE_BYTES, CODES_MIDDLE>(target + i * W4_SLICE_BYTES, from);
+        }
     }
 
     /** Copy scales and zero points. */
     __device__ __forceinline__ void load_lines(uint32_t slot) const {
         /* The chunk at the end of k may have fewer blocks before its lines. */
-        const int left = blocks() - block / W4_CHUNK_BLOCKS * W4_CHUNK_BLOCKS;
-        const int shift = left < W4_CHUNK_BLOCKS ? (left - W4_CHUNK_BLOCKS) * W4_BLOCK_BYTES : 0;
-        if (line_slice >= 0) copy16(slot + line_target, line + shift);
+        const int missing = max((block | W4_CHUNK_BLOCKS - 1) + 1 - blocks(), 0), shift = missing * W4_BLOCK_BYTES;
+        if (line_target != NO_LINE) copy16(slot + line_target, line - shift);
         if (params.slow_lines)
 #pragma unroll 1
             for (int i = lane; i < params.line_pieces; i += 32) {
                 const uint8_t *from;
                 uint32_t to;
                 find_line(i, &from, &to);
-                copy16(slot + to, from + shift);
+                copy16(slot + to, from - shift);
             }
     }
+};
 
-    /** Copy activations. Tokens past m stay as they are, zeros. */
-    __device__ __forceinline__ void load_activations(uint32_t slot) const {
-        const int token = lane / 8;
-        const uint32_t target = slot + activations_target;
+/** What a warp loads next of the activations; all addresses are this lane's own. */
+struct ActivationsLoader {
+    const w4_decode_params &params;
+    const Place &place;
+    int block;           /* the step's first */
+    int tokens, columns; /* from this lane's first on: how many tokens; how many columns, in all */
+    uint32_t target;     /* in a slot */
+    const uint8_t *from;
+
+    __device__ __forceinline__ ActivationsLoader(const w4_decode_params &params_, const Place &place_)
+        : params(params_), place(place_) {
+        const int token = place.lane / 8, piece = place.lane % 8;
+        tokens = (int)kept_if_roomy(params.gemm.m - token);
+        columns = (int)kept_if_roomy(params.gemm.k - piece * 8);
+        target = kept_if_roomy(CODE_BYTES + token * 128 + (piece ^ token) * 16);
+        restart();
+    }
+
+    /** Go to the first step of a pass. */
+    __device__ __forceinline__ void restart() {
+        block = place.k_warp * W4_STEP_BLOCKS;
+        from = (const uint8_t *)params.a +
+               (place.lane / 8 * params.lda + block * W4_BLOCK_COLUMNS + place.lane % 8 * 8) * 2;
+    }
+
+    /** Copy a step's, with zeros for tokens past m and columns past k, and go to the next. */
+    __device__ __forceinline__ void load(uint32_t slot) {
         const int64_t rows = 4 * params.lda * 2;
-        const uint8_t *from = activations;
-        if ((block + W4_STEP_BLOCKS) * W4_BLOCK_COLUMNS <= params.gemm.k) {
+        const uint8_t *source = from;
+        const int left = columns - block * W4_BLOCK_COLUMNS;
+        const int first_tokens = left > 0 ? tokens : 0, second_tokens = left > W4_BLOCK_COLUMNS ? tokens : 0;
 #pragma unroll
-            for (int i = 0; i < A_COPIES; i++, from += rows) {
-                /* Where token % 8 is 4 more, the swizzle differs by 64 bytes. */
-                const uint32_t to = (target ^ i % 2 * 64) + i * 512;
-                if (token + 4 * i < params.gemm.m)
-#pragma unroll
-                    for (int j = 0; j < W4_STEP_BLOCKS; j++)
-                        copy16(to + j * A_BLOCK_BYTES, from + j * W4_BLOCK_COLUMNS * 2);
-            }
-            return;
+        for (int i = 0; i < A_COPIES; i++, source += rows) {
+            /* Where token % 8 is 4 more, the swizzle differs by 64 bytes. */
+            const uint32_t to = (slot + target ^ i % 2 * 64) + i * 512;
+            copy16_part_at<0, 0>(to, source, 4 * i < first_tokens ? 16 : 0);
+            copy16_part_at<A_BLOCK_BYTES, W4_BLOCK_COLUMNS * 2>(to, source, 4 * i < second_tokens ? 16 : 0);
         }
-#pragma unroll 1
-        for (int i = 0; i < A_COPIES * W4_STEP_BLOCKS; i++) {
-            const int row = i / W4_STEP_BLOCKS, j = i % W4_STEP_BLOCKS;
-            const int left = params.gemm.k - (block + j) * W4_BLOCK_COLUMNS - lane % 8 * 8;
-            if (token + 4 * row < params.gemm.m)
-                copy16_part((target ^ row % 2 * 64) + row * 512 + j * A_BLOCK_BYTES,
-                            left > 0 ? from + row * rows + j * W4_BLOCK_COLUMNS * 2 : (const uint8_t *)params.a,
-                            left > 0 ? 16 : 0);
-        }
+        block += K_WARPS * W4_STEP_BLOCKS;
+        from += K_WARPS * W4_STEP_BLOCKS * W4_BLOCK_COLUMNS * 2;
+        if (block >= (int)params.gemm.layout.blocks) restart();
     }
 };

@@ -19,6 +19,20 @@ __device__ __forceinline__ unsigned thread_index() {
 #endif
 }
 
+/* ---- Lanes of a warp ----------------------------------------------------------------------------------------- */
+
+/** What lane `lane` has as `value`. */
+__device__ __forceinline__ uint32_t of_lane(uint32_t value, int lane) {
+    uint32_t result;
+    asm volatile("shfl.sync.idx.b32 %0, %1, %2, 31, 0xffffffff;" : "=r"(result) : "r"(value), "r"(lane));
+    return result;
+}
+
+/** A value that the compiler keeps rather than works out again: for all it knows, another lane gives it. */
+__device__ __forceinline__ uint32_t kept(uint32_t value) {
+    return of_lane(value, (int)threadIdx.x % 32);
+}
+
 /* ---- Copies into shared memory ------------------------------------------------------------------------------- */
 
 /** 16 bytes, both ends 16-byte aligned, past the L1 cache. */
@@ -43,6 +57,20 @@ __device__ __forceinline__ void copy16_part_if(bool wanted, uint32_t target, con
     asm volatile("{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t"
                  "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16, %3;\n\t}" ::"r"((int)wanted),
                  "r"(target), "l"(source), "r"(bytes)
+                 : "memory");
+}
+
+/** copy16 and copy16_part, from SOURCE_OFFSET bytes after `source` to TARGET_OFFSET bytes after `target`. */
+template <int TARGET_OFFSET, int SOURCE_OFFSET>
+__device__ __forceinline__ void copy16_at(uint32_t target, const void *source) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0 + %2], [%1 + %3], 16;" ::"r"(target), "l"(source),
+                 "n"(TARGET_OFFSET), "n"(SOURCE_OFFSET)
+                 : "memory");
+}
+template <int TARGET_OFFSET, int SOURCE_OFFSET>
+__device__ __forceinline__ void copy16_part_at(uint32_t target, const void *source, uint32_t bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0 + %3], [%1 + %4], 16, %2;" ::"r"(target), "l"(source),
+                 "r"(bytes), "n"(TARGET_OFFSET), "n"(SOURCE_OFFSET)
                  : "memory");
 }
 

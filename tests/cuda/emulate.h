@@ -78,6 +78,11 @@ static inline float __uint_as_float(uint32_t bits) {
     memcpy(&value, &bits, sizeof value);
     return value;
 }
+static inline uint32_t __float_as_uint(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 static inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
     const uint64_t bytes = (uint64_t)high << 32 | low;
     uint32_t result = 0;
@@ -150,6 +155,25 @@ inline uint32_t in_register(uint32_t value) {
 
 #define W4_SM80_PTX_CUH
 
+struct lane_value {
+    uint32_t value, result;
+    int from;
+};
+inline uint32_t of_lane(uint32_t value, int lane) {
+    lane_value mine = {value, 0, lane};
+    emulate_meet_warp(
+        [](void *const brought[32]) {
+            for (int i = 0; i < 32; i++) {
+                lane_value *it = (lane_value *)brought[i];
+                it->result = ((const lane_value *)brought[it->from & 31])->value;
+            }
+        },
+        &mine);
+    return mine.result;
+}
+inline uint32_t kept(uint32_t value) {
+    return value;
+}
 inline void copy16_part(uint32_t target, const void *source, uint32_t bytes) {
     if (target % 16 || (uintptr_t)source % 16 || bytes > 16 || target + 16 > EMULATED_SHARED) abort();
     emulate_copy(shared_pointer(target), source, bytes);
@@ -162,6 +186,13 @@ inline void copy16_if(bool wanted, uint32_t target, const void *source) {
 }
 inline void copy16_part_if(bool wanted, uint32_t target, const void *source, uint32_t bytes) {
     if (wanted) copy16_part(target, source, bytes);
+}
+template <int TARGET_OFFSET, int SOURCE_OFFSET> inline void copy16_at(uint32_t target, const void *source) {
+    copy16(target + TARGET_OFFSET, (const uint8_t *)source + SOURCE_OFFSET);
+}
+template <int TARGET_OFFSET, int SOURCE_OFFSET>
+inline void copy16_part_at(uint32_t target, const void *source, uint32_t bytes) {
+    copy16_part(target + TARGET_OFFSET, (const uint8_t *)source + SOURCE_OFFSET, bytes);
 }
 inline void copies_commit() {
     emulate_commit();
