@@ -256,7 +256,8 @@ static bool fits_in_place(const w4_problem *problem) {
 
 /** Pieces of 16 bytes of the larger of a weight and A, as the copy of A in a workspace has them. */
 static int64_t pieces_to_count(const w4_problem *problem) {
-    int64_t a = problem->m * w4_ceil_divide(problem->k, 64) * 8, weight = w4_ceil_divide(problem_layout(problem).bytes, 16);
+    int64_t a = problem->m * w4_ceil_divide(problem->k, 64) * 8,
+            weight = w4_ceil_divide(problem_layout(problem).bytes, 16);
     return w4_maximum(a, weight);
 }
 
