@@ -11,10 +11,12 @@ struct Loader {
     int left;        /* stages of this piece of work that are not loaded yet; 0: there is no more work */
     unsigned block;  /* the next stage's first, of k */
     uint32_t target; /* its place in the ring */
-    /* What this thread copies first of the stage's activations, of its codes, of its chunk's lines. */
+    const uint8_t *tokens, *weights; /* the tile's first rows */
+    /* What this thread copies first of the stage's activations, codes and lines, from there; where groups may be of any
+     * size, line 0 of the chunk's. */
     uint32_t a, codes, lines;
     uint32_t a_to, codes_to; /* where it goes in a stage */
-    int line_to, line_step;  /* the same for its lines, or -1; from one line to the next, in pieces */
+    int line_to;             /* the same for its lines, or -1 */
     uint32_t exists;         /* bit i: activations of pass i; bit 16 + i: codes of pass i */
 
     static constexpr int PIECE = 16, ROW_PIECES = 8; /* bytes; of a row of 64 activations */
@@ -27,19 +29,25 @@ struct Loader {
     static_assert(SLOTS * PIECES % THREADS == 0 && CODE_PASSES <= 16, "whole passes");
     static_assert(PIECES > THREADS ? PIECES % THREADS == 0 : THREADS % PIECES == 0, "passes end with strips");
     static constexpr int OF_WARP = TILE_N / 16 > WARPS ? TILE_N / 16 / WARPS : 1; /* slices whose lines it copies */
+    /* Large tiles with floating zero points have no register for codes_to. */
+    static constexpr bool KEEPS_PLACE = SLICES * SUMS < 128 || W4_FLOAT_ZEROS == 0;
     static constexpr int SPANS = W4_BLOCK_COLUMNS / W4_SM80_SPAN;
 
     __device__ __forceinline__ Loader(const w4_sm80_gemm_params &params_, const Shared &shared_, Progress &progress_)
         : params(params_), shared(shared_), progress(progress_) {
         const unsigned thread = thread_index(), row = thread / ROW_PIECES, column = thread % ROW_PIECES;
         a_to = row * 128 + (column ^ row % 8) * PIECE;
-        codes_to = A_BYTES + thread / PIECES * shared.slot_bytes + thread % PIECES * PIECE;
-        line_step = line_pieces();
+        codes_to = place_of_codes();
+    }
+
+    __device__ __forceinline__ uint32_t place_of_codes() const {
+        const unsigned thread = thread_index();
+        return A_BYTES + thread / PIECES * shared.slot_bytes + thread % PIECES * PIECE;
     }
 
     static __device__ __forceinline__ uint32_t pieces(int64_t bytes) { return (uint32_t)(bytes / PIECE); }
-    template <class Type> static __device__ __forceinline__ const uint8_t *at(const Type *from, uint32_t piece) {
-        return (const uint8_t *)from + (uint64_t)piece * PIECE;
+    static __device__ __forceinline__ const uint8_t *at(const uint8_t *from, uint32_t piece) {
+        return from + (uint64_t)piece * PIECE;
     }
 
     /** Of the lines of a warp's slices, the first lanes copy scales, the next ones zero points. */
@@ -87,7 +95,9 @@ struct Loader {
         exists = what_exists();
         if (left == 0) exists = 0;
         const uint32_t strip_pieces = pieces(layout.strip_stride), chunk = block / W4_CHUNK_BLOCKS;
-        const uint32_t start = strip * strip_pieces + chunk * pieces(layout.chunk_stride);
+        const uint32_t start = chunk * pieces(layout.chunk_stride);
+        weights = params.gemm.packed + strip * layout.strip_stride;
+        tokens = (const uint8_t *)(params.a + progress.m * params.lda);
         codes = start + block % W4_CHUNK_BLOCKS * (W4_BLOCK_BYTES / PIECE) + thread / PIECES * strip_pieces +
                 thread % PIECES;
         const int lane = thread % 32, slice = thread / 32 * OF_WARP;
@@ -101,18 +111,22 @@ struct Loader {
             line_to = -1;
         lines = start + slice / 4 * strip_pieces + in_line + (zeros ? pieces(layout.lines * scale_bytes) : 0) +
                 lines_in_chunk(block);
-        if (ANY_GROUP) lines -= w4_sm80_group(params.divider, chunk * W4_CHUNK_BLOCKS * SPANS) * line_pieces();
-        a = (progress.m + thread / ROW_PIECES % TILE_M) * pieces(params.lda * 2) + stage * (TILE_K / 8) +
+        if (ANY_GROUP)
+            lines -= w4_sm80_group(params.divider, chunk * W4_CHUNK_BLOCKS * SPANS) * line_pieces();
+        else
+            lines += (block % W4_CHUNK_BLOCKS >> params.line_shift) * line_pieces();
+        a = thread / ROW_PIECES % TILE_M * pieces(params.lda * 2) + stage * (TILE_K / 8) +
             (thread / ROW_PIECES / TILE_M * W4_BLOCK_COLUMNS / 8) + thread % ROW_PIECES;
     }
 
     /** Codes, and the scales and zero points of the groups that the stage touches. */
     __device__ __forceinline__ void load_weights() const {
+        const uint32_t to_codes = target + (KEEPS_PLACE ? codes_to : place_of_codes());
 #pragma unroll
         for (int i = 0; i < CODE_PASSES; i++) {
             const int slot = i * THREADS / PIECES, piece = i * THREADS % PIECES;
-            copy16_or_zeros(target + codes_to + slot * shared.slot_bytes + piece * PIECE,
-                            at(params.gemm.packed, codes + slot * pieces(params.gemm.layout.strip_stride) + piece),
+            copy16_or_zeros(to_codes + slot * shared.slot_bytes + piece * PIECE,
+                            at(weights, codes + slot * pieces(params.gemm.layout.strip_stride) + piece),
                             exists & 0x10000u << i);
         }
         uint32_t to = target + line_to;
@@ -120,17 +134,16 @@ struct Loader {
             const int blocks_left = (int)params.gemm.layout.blocks - (int)block;
             const int begin = w4_sm80_group(params.divider, block * SPANS);
             const int last = w4_sm80_group(params.divider, (block + min(blocks_left, BLOCKS)) * SPANS - 1);
+            const int line = line_pieces();
             if (line_to < 0) return;
-            for (int i = begin; i <= last; i++, to += line_step * PIECE)
-                copy16(to, at(params.gemm.packed, lines + i * line_step));
+            for (int i = begin; i <= last; i++, to += line * PIECE) copy16(to, at(weights, lines + i * line));
         } else {
-            const uint32_t from = lines + (block % W4_CHUNK_BLOCKS >> params.line_shift) * line_step;
-            copy16_if(line_to >= 0, to, at(params.gemm.packed, from));
+            copy16_if(line_to >= 0, to, at(weights, lines));
             if (BLOCKS == 1 || params.lines == 1) return;
+            const int line = line_pieces();
 #pragma unroll
             for (int i = 1; i < BLOCKS; i++)
-                copy16_if(line_to >= 0 && i < params.lines, to + i * line_step * PIECE,
-                          at(params.gemm.packed, from + i * line_step));
+                copy16_if(line_to >= 0 && i < params.lines, to + i * line * PIECE, at(weights, lines + i * line));
         }
     }
 
@@ -141,7 +154,7 @@ struct Loader {
             /* Rows of this thread: ROWS apart, of one block after another. */
             const int token = i * ROWS % TILE_M, of = i * ROWS / TILE_M;
             copy16_or_zeros(target + a_to + i * ROWS * 128,
-                            at(params.a, a + token * pieces(params.lda * 2) + of * (W4_BLOCK_COLUMNS / 8)),
+                            at(tokens, a + token * pieces(params.lda * 2) + of * (W4_BLOCK_COLUMNS / 8)),
                             exists & 1u << i);
         }
     }
@@ -174,7 +187,11 @@ struct Loader {
             if (ANY_GROUP)
                 lines -= (w4_sm80_group(params.divider, block * SPANS) -
                           w4_sm80_group(params.divider, (block - W4_CHUNK_BLOCKS) * SPANS)) *
-                         line_step;
+                         line_pieces();
+            else if (BLOCKS < W4_CHUNK_BLOCKS)
+                lines -= (W4_CHUNK_BLOCKS - BLOCKS >> params.line_shift) * line_pieces();
+        } else if (!ANY_GROUP && (block & ((1u << params.line_shift) - 1)) == 0) {
+            lines += max(BLOCKS >> params.line_shift, 1) * line_pieces();
         }
     }
 

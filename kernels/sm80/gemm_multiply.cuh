@@ -76,6 +76,16 @@ template <class Codes> struct Consumer {
         }
     }
 
+    /** For a warp whose part of a row's last stage has no columns: its sums become those of zeros. */
+    __device__ __forceinline__ void set_no_groups() {
+        const Group none = {{1.0f, 1.0f}, {0.0f, 0.0f}};
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++) {
+            codes[slice].set(none);
+            zero[slice] = none;
+        }
+    }
+
     __device__ __forceinline__ void set_residuals() {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) codes[slice].set_residual(zero[slice]);
@@ -149,7 +159,10 @@ template <class Codes> struct Consumer {
 #pragma unroll
         for (int i = 0; i < SLICES * 2; i++) scale[i / 2][i % 2] = 1.0f;
         turn = false;
-        if (WARPS_K == 1 || first_block() < (int)params.gemm.layout.blocks - begin * BLOCKS) load_groups(rows, 0);
+        if (WARPS_K == 1 || first_block() < (int)params.gemm.layout.blocks - begin * BLOCKS)
+            load_groups(rows, 0);
+        else
+            set_no_groups();
         set_residuals();
         load_words(rows, 0);
 #pragma unroll

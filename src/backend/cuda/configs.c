@@ -254,11 +254,12 @@ static bool fits_in_place(const w4_problem *problem) {
            (g >= problem->k || (g % W4_BLOCK_COLUMNS == 0 && (g % 256 == 0 || 256 % g == 0)));
 }
 
-/** Pieces of 16 bytes of the larger of a weight and A, as the copy of A in a workspace has them. */
-static int64_t pieces_to_count(const w4_problem *problem) {
-    int64_t a = problem->m * w4_ceil_divide(problem->k, 64) * 8,
-            weight = w4_ceil_divide(problem_layout(problem).bytes, 16);
-    return w4_maximum(a, weight);
+/** Bytes of the larger of a tile's rows of A, as the copy of A in a workspace has them, and of its rows of the weight.
+ */
+static int64_t bytes_of_rows(const w4_problem *problem, const w4_config *tile) {
+    int64_t strips = w4_ceil_divide(tile->tile_n, W4_BLOCK_ROWS);
+    return w4_maximum(tile->tile_m * w4_ceil_divide(problem->k, 64) * 128,
+                      strips * problem_layout(problem).strip_stride);
 }
 
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
@@ -280,10 +281,9 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     else if (config->decode && problem_layout(problem).strip_stride > UINT32_MAX / 4)
         snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts bytes in 32 bits",
                  problem->k);
-    else if (config->sm80 && !config->decode && pieces_to_count(problem) > UINT32_MAX)
-        snprintf(reason, reason_size,
-                 "counts pieces of 16 bytes in 32 bits, but A or the weight has %" PRId64 " of them",
-                 pieces_to_count(problem));
+    else if (config->sm80 && !config->decode && bytes_of_rows(problem, tile) / 16 > UINT32_MAX)
+        snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts pieces of them in 32 bits",
+                 problem->k);
     else if (config->split && tiles * config->split > worker_slots(device, config, &shape))
         snprintf(reason, reason_size, "the tiles, each shared out to %d blocks, are not all on the GPU at once",
                  config->split);
