@@ -152,10 +152,11 @@ foreach(line IN LISTS lines)
     endif()
     list(GET fields 5 warps)
     list(GET fields 6 warps_m)
-    list(GET fields 7 resident)
-    list(GET fields 8 float_zeros)
-    list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_WARPS_M=${warps_m} -DW4_RESIDENT=${resident}
-      -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group})
+    list(GET fields 7 warps_k)
+    list(GET fields 8 resident)
+    list(GET fields 9 float_zeros)
+    list(APPEND flags_of_config -DW4_WARPS=${warps} -DW4_WARPS_M=${warps_m} -DW4_WARPS_K=${warps_k}
+      -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group})
     w4a16_entries(${name} ${float_zeros} entries)
     w4a16_kernel(${name} sm80/gemm.cu ${everywhere} ENTRIES ${entries} FLAGS ${flags_of_config})
     list(APPEND W4A16_SM80_KERNELS ${name}) # the tests compile them, too

@@ -50,7 +50,7 @@ def main():
     images, architectures = pathlib.Path(sys.argv[1]), sys.argv[2:] or ["sm_80", "sm_86", "sm_89"]
     print("| config | warps |" + "".join(f" {name} |" for name in architectures))
     print("|---|---:|" + "---:|" * len(architectures))
-    for name, tile_n, tile_m, tile_k, warps, _, resident, _ in kernels():
+    for name, tile_n, tile_m, tile_k, warps, _, _, resident, _ in kernels():
         cells = []
         for architecture in architectures:
             registers = most_registers(images / f"{name}.{architecture}.log")

@@ -8,6 +8,8 @@
  *
  * Roles: all warps load and multiply. A warp has out features of its own, SLICES times 16, and all tokens of the tile,
  * so that no weight is dequantised twice; or, where that takes too many registers, WARPS_M warps share out the tokens.
+ * WARPS_K warps share out the columns of a stage, each with sums of its own, which are added up when a piece of work is
+ * done: where tiles are few, fewer CTAs then have parts of one, and no sums go through global memory.
  * schedule.h says which tiles, and which stages of them, a CTA does.
  *
  * A stage, TILE_K columns of k, in shared memory: activations [TILE_K/64][TILE_M][64], of which each row's eight pieces
@@ -21,7 +23,7 @@
  * of the current group's scale (gemm_multiply.cuh), as sm90's do; kernels for any group (ANY_GROUP) sum the products of
  * 64 columns (of 32, where groups end within) apart and add them times the scale (gemm_multiply_any.cuh). So weights
  * are never rounded (with float zero points and fp16, q - z is), and the order over k is the same in every config of a
- * kind that takes tiles whole.
+ * kind that takes tiles whole, if WARPS_K is 1.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait, where that exists. */
@@ -34,12 +36,14 @@ namespace {
 
 constexpr int TILE_N = W4_TILE_N, TILE_M = W4_TILE_M, TILE_K = W4_TILE_K;
 constexpr int WARPS = W4_WARPS, THREADS = 32 * WARPS;
-constexpr int WARPS_M = W4_WARPS_M, WARPS_N = WARPS / WARPS_M; /* that share out tokens, rows */
+/* Warps that share out tokens, a stage's columns, rows. */
+constexpr int WARPS_M = W4_WARPS_M, WARPS_K = W4_WARPS_K, WARPS_N = WARPS / WARPS_M / WARPS_K;
 constexpr bool ANY_GROUP = W4_ANY_GROUP;
 constexpr int SLOTS = TILE_N / W4_BLOCK_ROWS;                     /* strips in a stage */
 constexpr int SLICES = TILE_N / 16 / WARPS_N;                     /* of 16 rows, of one warp */
 constexpr int WARP_M = TILE_M / WARPS_M;                          /* tokens of one warp */
 constexpr int BLOCKS = TILE_K / W4_BLOCK_COLUMNS;                 /* of k in a stage */
+constexpr int OWN_BLOCKS = BLOCKS / WARPS_K;                      /* of these, of one warp */
 constexpr int SUMS = WARP_M / 2;                                  /* accumulators of a thread and slice */
 constexpr uint32_t BLOCK_A_BYTES = TILE_M * W4_BLOCK_COLUMNS * 2; /* of A in one block of k */
 constexpr uint32_t A_BYTES = BLOCKS * BLOCK_A_BYTES, CODE_BYTES = BLOCKS * W4_BLOCK_BYTES;
@@ -55,7 +59,8 @@ static_assert(A_BYTES + SLOTS * CODE_BYTES >= WARPS * STAGING_BYTES, "a stage ha
 /* This warp's first strip of the tile, its first 16 rows in it, and its first token. */
 #define FIRST_SLOT ((int)(threadIdx.x / 32 % WARPS_N * SLICES / 4))
 #define FIRST_SLICE ((int)(threadIdx.x / 32 % WARPS_N * SLICES % 4))
-#define FIRST_TOKEN ((int)(threadIdx.x / 32 / WARPS_N * WARP_M))
+#define FIRST_TOKEN ((int)(threadIdx.x / 32 / WARPS_N % WARPS_M * WARP_M))
+#define PART ((int)(threadIdx.x / 32 / (WARPS_N * WARPS_M)))
 
 /** A CTA's tile: its first token and first strip. */
 struct Tile {
@@ -75,17 +80,35 @@ struct Progress {
     w4_work work; /* begin == end: none is left */
     int m, strip; /* of its tile */
 
-    /** The worker's first piece of work, or the next. */
-    __device__ __forceinline__ void next(const w4_sm80_gemm_params &params, bool first) {
-        __syncwarp(); /* all lanes have read it */
+    /** The worker's first piece of work. */
+    __device__ __forceinline__ void first(const w4_sm80_gemm_params &params) {
         if (threadIdx.x % 32 == 0) {
-            if (first) cursor = w4_schedule_begin(&params.schedule, (int)blockIdx.x);
-            if (!w4_schedule_next(&params.schedule, &cursor, &work)) work.begin = work.end = 0;
-            const Tile tile(params.schedule, work.tile);
-            m = tile.m;
-            strip = tile.strip;
+            cursor = w4_schedule_begin(&params.schedule, (int)blockIdx.x);
+            take(params);
         }
         __syncwarp();
+    }
+
+    /** The next. */
+    __device__ __forceinline__ void next(const w4_sm80_gemm_params &params) {
+        __syncwarp(); /* all lanes have read it */
+        if (threadIdx.x % 32 == 0) take(params);
+        __syncwarp();
+    }
+
+    /** The same place as `from`, which this warp has, too. */
+    __device__ __forceinline__ void copy(const Progress &from) {
+        __syncwarp();
+        if (threadIdx.x % 32 == 0) *this = from;
+        __syncwarp();
+    }
+
+    /** For one lane: what is next in the list. */
+    __device__ __forceinline__ void take(const w4_sm80_gemm_params &params) {
+        if (!w4_schedule_next(&params.schedule, &cursor, &work)) work.begin = work.end = 0;
+        const Tile tile(params.schedule, work.tile);
+        m = tile.m;
+        strip = tile.strip;
     }
 };
 
@@ -104,15 +127,10 @@ struct Shared {
 };
 static_assert(2 * WARPS * sizeof(Progress) <= W4_SM80_FIXED_BYTES, "room for the progress of all warps");
 
-/** Wait until at most `pending` groups of this thread's copies are on their way, or fewer: the instruction takes no
- * number from a register, and each branch costs time. Two stages of a large tile last longer than any copy. */
+/** Wait until at most `pending` groups of this thread's copies are on their way, or two if that is less: the
+ * instruction takes no number from a register, and each branch costs time. */
 __device__ __forceinline__ void wait_for_copies(int pending) {
-    constexpr bool LONG_STAGES = SLICES * SUMS >= 128;
-    if (!LONG_STAGES && pending >= 6)
-        copies_wait<6>();
-    else if (!LONG_STAGES && pending >= 4)
-        copies_wait<4>();
-    else if (pending >= 2)
+    if (pending >= 2)
         copies_wait<2>();
     else if (pending == 1)
         copies_wait<1>();
@@ -130,34 +148,80 @@ __device__ __forceinline__ void wait_for_copies(int pending) {
 #include "gemm_multiply.cuh"
 #endif
 
+/** Where warps share out the columns of a stage, each has sums of its own of all tokens: add them up, part after part.
+ * Each warp gets the tokens that it finishes, an equal share. stage: the address of the last one, which has room. */
+__device__ __forceinline__ void add_parts(uint32_t stage, const float (&sums)[SLICES][SUMS],
+                                          float (&own)[SLICES][SUMS / WARPS_K]) {
+    constexpr int SHARE = SUMS / WARPS_K; /* of a thread and slice, which it finishes */
+    static_assert(SHARE % 4 == 0, "whole mma tiles");
+    if constexpr (WARPS_K == 1) {
+#pragma unroll
+        for (int i = 0; i < SLICES * SUMS; i++) own[i / SUMS][i % SUMS] = sums[i / SUMS][i % SUMS];
+        return;
+    }
+    /* In a round each thread leaves AT_ONCE float4s for each part: [part from][part to][at once][thread of a part]. */
+    constexpr uint32_t FOUR_BYTES = WARPS_N * WARPS_M * 32 * 16, ROOM = A_BYTES + SLOTS * CODE_BYTES;
+    constexpr uint32_t FIT = ROOM / (FOUR_BYTES * WARPS_K * WARPS_K);
+    constexpr int AT_ONCE = FIT >= SHARE / 4 ? SHARE / 4 : FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
+    static_assert(FIT >= 1 && SHARE / 4 % AT_ONCE == 0, "a stage has room");
+    const int part = PART;
+    const uint32_t place = stage + threadIdx.x % (32 * WARPS_N * WARPS_M) * 16;
+#pragma unroll
+    for (int slice = 0; slice < SLICES; slice++)
+#pragma unroll
+        for (int first = 0; first < SHARE; first += 4 * AT_ONCE) {
+            __syncthreads(); /* all are done with what was there */
+#pragma unroll
+            for (int to = 0; to < WARPS_K; to++)
+#pragma unroll
+                for (int i = 0; i < AT_ONCE; i++) {
+                    const float *const four = &sums[slice][to * SHARE + first + 4 * i];
+                    shared_store128(place + ((part * WARPS_K + to) * AT_ONCE + i) * FOUR_BYTES,
+                                    make_float4(four[0], four[1], four[2], four[3]));
+                }
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                float *const four = &own[slice][first + 4 * i];
+#pragma unroll
+                for (int from = 0; from < WARPS_K; from++) {
+                    const uint4 more = shared_load128(place + ((from * WARPS_K + part) * AT_ONCE + i) * FOUR_BYTES);
+                    four[0] = __uint_as_float(more.x) + (from ? four[0] : 0.0f);
+                    four[1] = __uint_as_float(more.y) + (from ? four[1] : 0.0f);
+                    four[2] = __uint_as_float(more.z) + (from ? four[2] : 0.0f);
+                    four[3] = __uint_as_float(more.w) + (from ? four[3] : 0.0f);
+                }
+            }
+        }
+}
+
 template <bool BF16, int ZERO> __device__ __forceinline__ void gemm(const w4_sm80_gemm_params &params) {
     extern __shared__ __align__(1024) uint8_t memory[];
     const Shared shared(memory, params);
     Progress *const progress = (Progress *)memory + threadIdx.x / 32 * 2;
+    progress[1].first(params);
     Loader loader(params, shared, progress[0]);
-    loader.fill();
+    loader.fill(progress[1]);
     Consumer<Dequantizer<BF16, ZERO>> consumer(params, shared);
-    bool first = true;
 #pragma unroll 1
-    while (true) {
-        progress[1].next(params, first);
-        first = false;
-        const w4_work work = progress[1].work;
+    for (;; progress[1].next(params)) {
+        const w4_work &work = progress[1].work; /* read again when it is needed: registers are few */
         if (work.begin == work.end) break;
         consumer.multiply(loader, work.begin, work.end);
+        float own[SLICES][SUMS / WARPS_K];
+        add_parts(consumer.stage, consumer.sums, own);
         const Share<w4_sm80_gemm_params, THREADS, 1> share(params, (int)blockIdx.x, 0, 0);
         if (work.begin > 0) {
-            share.give(consumer.sums);
+            share.give(own);
             continue;
         }
-        if (work.end < params.schedule.stages) share.collect<8, 16>(work.tile, consumer.sums);
+        if (work.end < params.schedule.stages) share.collect<8, 16>(work.tile, own);
         __syncthreads(); /* all are done with the last stage, where results are turned over */
         const uint32_t staging = consumer.stage + threadIdx.x / 32 * STAGING_BYTES;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++)
-            store_rows(params, staging, progress[1].m + FIRST_TOKEN,
-                       (progress[1].strip + FIRST_SLOT) * W4_BLOCK_ROWS + (FIRST_SLICE + slice) * 16,
-                       consumer.sums[slice]);
+            store_rows(params, staging, progress[1].m + FIRST_TOKEN + PART * (WARP_M / WARPS_K),
+                       (progress[1].strip + FIRST_SLOT) * W4_BLOCK_ROWS + (FIRST_SLICE + slice) * 16, own[slice]);
     }
 }
 

@@ -1,131 +1,165 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Part of gemm.cu: copies into the ring. All threads load, each warp with a place of its own in the worker's list of
- * work, which runs ring - 1 stages ahead of the multiplying, across the ends of tiles. Each thread keeps its addresses
- * and adds to them: the copies of a stage are a short run of instructions without a branch, which the compiler mixes
- * with multiplying. Worked out anew for each stage, by all warps at once after the barrier, they took a fifth of a
- * large tile's time. */
+ * work, which runs ring - 1 stages ahead of the multiplying, across the ends of tiles. Each thread keeps its addresses,
+ * as indices of pieces of 16 bytes, and adds to them: the copies of a stage are a short run of instructions without a
+ * branch, which the compiler mixes with multiplying. What lies outside is told by bits worked out beforehand. */
 
 struct Loader {
     const w4_sm80_gemm_params &params;
     const Shared &shared;
     Progress &progress;
-    const unsigned thread;
-    int left;                     /* stages of this piece of work that are not loaded yet; 0: there is no more work */
-    uint32_t target;              /* the next stage's place in the ring */
-    int in_chunk;                 /* its first block's place in its chunk */
-    int columns_left;             /* of k, from this thread's piece of a row on */
-    int tokens_left;              /* from this thread's first token on */
-    int strips_left, blocks_left; /* from the tile's first strip, from the stage's first block on */
-    const uint8_t *codes, *lines; /* this thread's first of the stage, of the chunk */
-    int line_to, line_bytes;      /* where its lines go in a stage, or -1; from one line to the next */
-    const uint16_t *a;
+    int left;        /* stages of this piece of work that are not loaded yet; 0: there is no more work */
+    unsigned block;  /* the next stage's first, of k */
+    uint32_t target; /* its place in the ring */
+    const uint8_t *tokens, *weights; /* the tile's first rows */
+    /* What this thread copies first of the stage's activations, codes and lines, from there; where groups may be of any
+     * size, line 0 of the chunk's. */
+    uint32_t a, codes, lines;
+    uint32_t a_to, codes_to; /* where it goes in a stage */
+    int line_to;             /* the same for its lines, or -1 */
+    uint32_t exists;         /* bit i: activations of pass i; bit 16 + i: codes of pass i */
 
-    /* The threads copy ROWS rows of 64 activations at a time, 8 pieces each. */
-    static constexpr int ROWS = THREADS / 8;
+    static constexpr int PIECE = 16, ROW_PIECES = 8; /* bytes; of a row of 64 activations */
+    /* The threads copy ROWS rows of 64 activations at a time. */
+    static constexpr int ROWS = THREADS / ROW_PIECES, A_PASSES = TILE_M * BLOCKS / ROWS;
+    static_assert(TILE_M * BLOCKS % ROWS == 0 && A_PASSES <= 16, "whole passes");
     static_assert(ROWS > TILE_M ? ROWS % TILE_M == 0 : TILE_M % ROWS == 0, "passes end with blocks");
-    static constexpr int PIECES = BLOCKS * W4_BLOCK_BYTES / 16; /* of 16 bytes, of a strip's codes */
+    static constexpr int PIECES = BLOCKS * W4_BLOCK_BYTES / PIECE; /* of a strip's codes */
+    static constexpr int CODE_PASSES = SLOTS * PIECES / THREADS;
+    static_assert(SLOTS * PIECES % THREADS == 0 && CODE_PASSES <= 16, "whole passes");
     static_assert(PIECES > THREADS ? PIECES % THREADS == 0 : THREADS % PIECES == 0, "passes end with strips");
     static constexpr int OF_WARP = TILE_N / 16 > WARPS ? TILE_N / 16 / WARPS : 1; /* slices whose lines it copies */
+    /* Large tiles with floating zero points have no register for codes_to. */
+    static constexpr bool KEEPS_PLACE = SLICES * SUMS < 128 || W4_FLOAT_ZEROS == 0;
+    static constexpr int SPANS = W4_BLOCK_COLUMNS / W4_SM80_SPAN;
 
     __device__ __forceinline__ Loader(const w4_sm80_gemm_params &params_, const Shared &shared_, Progress &progress_)
-        : params(params_), shared(shared_), progress(progress_), thread(threadIdx.x) {
-        begin();
+        : params(params_), shared(shared_), progress(progress_) {
+        const unsigned thread = thread_index(), row = thread / ROW_PIECES, column = thread % ROW_PIECES;
+        a_to = row * 128 + (column ^ row % 8) * PIECE;
+        codes_to = place_of_codes();
     }
 
+    __device__ __forceinline__ uint32_t place_of_codes() const {
+        const unsigned thread = thread_index();
+        return A_BYTES + thread / PIECES * shared.slot_bytes + thread % PIECES * PIECE;
+    }
+
+    static __device__ __forceinline__ uint32_t pieces(int64_t bytes) { return (uint32_t)(bytes / PIECE); }
+    static __device__ __forceinline__ const uint8_t *at(const uint8_t *from, uint32_t piece) {
+        return from + (uint64_t)piece * PIECE;
+    }
+
+    /** Of the lines of a warp's slices, the first lanes copy scales, the next ones zero points. */
+    __device__ __forceinline__ bool copies_zeros() const {
+        return (int)(thread_index() % 32) >= OF_WARP * (int)params.gemm.layout.scale_size;
+    }
+    __device__ __forceinline__ int line_pieces() const {
+        const w4_packed_layout &layout = params.gemm.layout;
+        return W4_BLOCK_ROWS / PIECE * (int)(copies_zeros() ? layout.zero_size : layout.scale_size);
+    }
+
+    /** Where the lines of the chunk that block `of` is in begin: its blocks come first. In pieces. */
+    __device__ __forceinline__ int lines_in_chunk(unsigned of) const {
+        const int left_of_row = (int)params.gemm.layout.blocks - (int)(of / W4_CHUNK_BLOCKS * W4_CHUNK_BLOCKS);
+        return min(left_of_row, W4_CHUNK_BLOCKS) * (W4_BLOCK_BYTES / PIECE);
+    }
+
+    /** Which copies of the stage read something: tokens, columns, strips and blocks may end within. */
+    __device__ __forceinline__ uint32_t what_exists() const {
+        const w4_packed_layout &layout = params.gemm.layout;
+        const int thread = (int)thread_index(), row = thread / ROW_PIECES, column = thread % ROW_PIECES * 8;
+        const int tokens_left = params.gemm.m - progress.m, strips_left = (int)layout.strips - progress.strip;
+        const int blocks_left = (int)layout.blocks - (int)block;
+        const int columns_left = params.gemm.k - (int)block * W4_BLOCK_COLUMNS - column;
+        uint32_t bits = 0;
+#pragma unroll
+        for (int i = 0; i < A_PASSES; i++)
+            if ((i * ROWS + row) % TILE_M < tokens_left && (i * ROWS + row) / TILE_M * W4_BLOCK_COLUMNS < columns_left)
+                bits |= 1u << i;
+#pragma unroll
+        for (int i = 0; i < CODE_PASSES; i++) {
+            const int piece = i * THREADS + thread;
+            if (piece / PIECES < strips_left && piece % PIECES / (W4_BLOCK_BYTES / PIECE) < blocks_left)
+                bits |= 0x10000u << i;
+        }
+        return bits;
+    }
+
+    /** Begin with the piece of work that `progress` has. */
     __device__ __forceinline__ void begin() {
-        target = shared.base;
-        next(true);
-    }
-
-    /** Turn to the first, or the next, piece of work. */
-    __device__ __forceinline__ void next(bool first) {
-        progress.next(params, first);
-        const w4_gemm_params &gemm = params.gemm;
-        const w4_packed_layout &layout = gemm.layout;
-        const int m = progress.m + thread / 8 % TILE_M, strip = progress.strip, stage = progress.work.begin;
-        const int block = stage * BLOCKS, chunk = block / W4_CHUNK_BLOCKS;
+        const w4_packed_layout &layout = params.gemm.layout;
+        const int thread = (int)thread_index(), stage = progress.work.begin, strip = progress.strip;
+        block = (unsigned)(stage * BLOCKS);
         left = progress.work.end - stage;
-        in_chunk = block % W4_CHUNK_BLOCKS;
-        blocks_left = (int)layout.blocks - block;
-        strips_left = (int)layout.strips - strip;
-        const uint8_t *start = gemm.packed + strip * layout.strip_stride + chunk * layout.chunk_stride;
-        codes = start + in_chunk * W4_BLOCK_BYTES + thread / PIECES * layout.strip_stride + thread % PIECES * 16;
-        /* Of the lines of a warp's slices, the first lanes copy scales, 16 bytes each, the next ones zero points. */
+        exists = what_exists();
+        if (left == 0) exists = 0;
+        const uint32_t strip_pieces = pieces(layout.strip_stride), chunk = block / W4_CHUNK_BLOCKS;
+        const uint32_t start = chunk * pieces(layout.chunk_stride);
+        weights = params.gemm.packed + strip * layout.strip_stride;
+        tokens = (const uint8_t *)(params.a + progress.m * params.lda);
+        codes = start + block % W4_CHUNK_BLOCKS * (W4_BLOCK_BYTES / PIECE) + thread / PIECES * strip_pieces +
+                thread % PIECES;
         const int lane = thread % 32, slice = thread / 32 * OF_WARP;
-        const int scale_size = (int)layout.scale_size, zero_size = (int)layout.zero_size;
-        const bool zeros = lane >= OF_WARP * scale_size;
-        const int piece = zeros ? lane - OF_WARP * scale_size : lane, size = zeros ? zero_size : scale_size;
-        const int in_line = slice % 4 * 16 * size + piece * 16, scale_bytes = W4_BLOCK_ROWS * scale_size;
-        const bool exists = piece < OF_WARP * size && slice < TILE_N / 16 && slice / 4 < strips_left;
-        line_bytes = W4_BLOCK_ROWS * size;
-        line_to =
-            A_BYTES + slice / 4 * shared.slot_bytes + CODE_BYTES + in_line + (zeros ? params.lines * scale_bytes : 0);
-        if (!exists) line_to = -1;
-        lines = start + slice / 4 * layout.strip_stride + in_line + (zeros ? layout.lines * scale_bytes : 0) +
-                lines_in_chunk(in_chunk + blocks_left);
-        if (ANY_GROUP) lines -= w4_sm80_group(params.divider, chunk * W4_CHUNK_BLOCKS * SPANS) * line_bytes;
-        columns_left = gemm.k - stage * TILE_K - thread % 8 * 8;
-        tokens_left = gemm.m - m;
-        a = params.a + m * params.lda + stage * TILE_K + thread % 8 * 8;
+        const int scale_size = (int)layout.scale_size, scale_bytes = W4_BLOCK_ROWS * scale_size;
+        const bool zeros = copies_zeros();
+        const int piece = zeros ? lane - OF_WARP * scale_size : lane, size = zeros ? (int)layout.zero_size : scale_size;
+        const int in_line = slice % 4 * size + piece;
+        line_to = A_BYTES + slice / 4 * shared.slot_bytes + CODE_BYTES + in_line * PIECE +
+                  (zeros ? params.lines * scale_bytes : 0);
+        if (left == 0 || piece >= OF_WARP * size || slice >= TILE_N / 16 || slice / 4 >= (int)layout.strips - strip)
+            line_to = -1;
+        lines = start + slice / 4 * strip_pieces + in_line + (zeros ? pieces(layout.lines * scale_bytes) : 0) +
+                lines_in_chunk(block);
+        if (ANY_GROUP)
+            lines -= w4_sm80_group(params.divider, chunk * W4_CHUNK_BLOCKS * SPANS) * line_pieces();
+        else
+            lines += (block % W4_CHUNK_BLOCKS >> params.line_shift) * line_pieces();
+        a = thread / ROW_PIECES % TILE_M * pieces(params.lda * 2) + stage * (TILE_K / 8) +
+            (thread / ROW_PIECES / TILE_M * W4_BLOCK_COLUMNS / 8) + thread % ROW_PIECES;
     }
-
-    /** Where a chunk's lines begin: its blocks come first. */
-    static __device__ __forceinline__ int lines_in_chunk(int blocks) {
-        return min(blocks, W4_CHUNK_BLOCKS) * W4_BLOCK_BYTES;
-    }
-
-    static constexpr int SPANS = W4_BLOCK_COLUMNS / W4_SM80_SPAN;
 
     /** Codes, and the scales and zero points of the groups that the stage touches. */
     __device__ __forceinline__ void load_weights() const {
-        const w4_packed_layout &layout = params.gemm.layout;
-        const bool more = left > 0;
-        /* A pass copies some strips, or a part of one. */
-        constexpr int STRIPS = PIECES < THREADS ? THREADS / PIECES : 1;
-        const uint32_t to = shared.slot(target, thread / PIECES) + thread % PIECES * 16;
+        const uint32_t to_codes = target + (KEEPS_PLACE ? codes_to : place_of_codes());
 #pragma unroll
-        for (int first = 0; first < SLOTS * PIECES; first += THREADS) {
-            const int slot = first / PIECES, piece = first % PIECES;
-            const bool exists = (int)(thread / PIECES) + slot < strips_left &&
-                                (BLOCKS == 1 || (int)(thread % PIECES + piece) / (W4_BLOCK_BYTES / 16) < blocks_left) &&
-                                (slot + STRIPS <= SLOTS || (int)(thread / PIECES) + slot < SLOTS);
-            copy16_if(more && exists, to + slot * shared.slot_bytes + piece * 16,
-                      codes + slot * layout.strip_stride + piece * 16);
+        for (int i = 0; i < CODE_PASSES; i++) {
+            const int slot = i * THREADS / PIECES, piece = i * THREADS % PIECES;
+            copy16_or_zeros(to_codes + slot * shared.slot_bytes + piece * PIECE,
+                            at(weights, codes + slot * pieces(params.gemm.layout.strip_stride) + piece),
+                            exists & 0x10000u << i);
         }
-        const bool exists = more && line_to >= 0;
-        uint32_t to_line = target + line_to;
+        uint32_t to = target + line_to;
         if constexpr (ANY_GROUP) {
-            const int block = (int)layout.blocks - blocks_left;
+            const int blocks_left = (int)params.gemm.layout.blocks - (int)block;
             const int begin = w4_sm80_group(params.divider, block * SPANS);
             const int last = w4_sm80_group(params.divider, (block + min(blocks_left, BLOCKS)) * SPANS - 1);
-            if (!exists) return;
-            for (int i = begin; i <= last; i++, to_line += line_bytes) copy16(to_line, lines + i * line_bytes);
+            const int line = line_pieces();
+            if (line_to < 0) return;
+            for (int i = begin; i <= last; i++, to += line * PIECE) copy16(to, at(weights, lines + i * line));
         } else {
-            const uint8_t *from = lines + (in_chunk >> params.line_shift) * line_bytes;
-            copy16_if(exists, to_line, from);
+            copy16_if(line_to >= 0, to, at(weights, lines));
+            if (BLOCKS == 1 || params.lines == 1) return;
+            const int line = line_pieces();
 #pragma unroll
             for (int i = 1; i < BLOCKS; i++)
-                copy16_if(exists && i < params.lines, to_line + i * line_bytes, from + i * line_bytes);
+                copy16_if(line_to >= 0 && i < params.lines, to + i * line * PIECE, at(weights, lines + i * line));
         }
     }
 
     /** Activations; past the last token and the last column, zeros. */
     __device__ __forceinline__ void load_activations() const {
-        const unsigned piece = thread % 8, row = thread / 8;
-        const uint32_t to = target + row * 128 + ((piece ^ row % 8) << 4);
 #pragma unroll
-        for (int i = 0; i < (TILE_M * BLOCKS + ROWS - 1) / ROWS; i++) {
+        for (int i = 0; i < A_PASSES; i++) {
             /* Rows of this thread: ROWS apart, of one block after another. */
-            const int token = i * ROWS % TILE_M;
-            const int block = ROWS > TILE_M ? (i * ROWS + row) / TILE_M : i * ROWS / TILE_M;
-            if (block >= BLOCKS) break;
-            const bool exists = token < tokens_left && block * W4_BLOCK_COLUMNS < columns_left;
-            copy16_part_if(left > 0, to + i * ROWS * 128, a + token * params.lda + block * W4_BLOCK_COLUMNS,
-                           exists ? 16 : 0);
+            const int token = i * ROWS % TILE_M, of = i * ROWS / TILE_M;
+            copy16_or_zeros(target + a_to + i * ROWS * 128,
+                            at(tokens, a + token * pieces(params.lda * 2) + of * (W4_BLOCK_COLUMNS / 8)),
+                            exists & 1u << i);
         }
     }
 
-    /** Start the copies of the next stage, if there is one; they are one group of copies. */
+    /** Start the copies of the next stage, one group of copies; if there is no more work, of zeros into a free one. */
     __device__ __forceinline__ void load() const {
         load_weights();
         load_activations();
@@ -138,24 +172,26 @@ struct Loader {
         if (left == 0) return;
         target = shared.next(target);
         if (--left == 0) {
-            next(false);
+            progress.next(params);
+            begin();
             return;
         }
-        codes += BLOCKS * W4_BLOCK_BYTES;
-        a += TILE_K;
-        columns_left -= TILE_K;
-        blocks_left -= BLOCKS;
-        in_chunk += BLOCKS;
-        if (in_chunk == W4_CHUNK_BLOCKS) {
-            in_chunk = 0;
-            codes += layout.chunk_stride - W4_CHUNK_BLOCKS * W4_BLOCK_BYTES;
-            lines += layout.chunk_stride - W4_CHUNK_BLOCKS * W4_BLOCK_BYTES + lines_in_chunk(blocks_left);
-            if (ANY_GROUP) {
-                const int block = (int)layout.blocks - blocks_left;
+        codes += BLOCKS * (W4_BLOCK_BYTES / PIECE);
+        a += TILE_K / 8;
+        block += BLOCKS;
+        if ((int)((block + BLOCKS) * W4_BLOCK_COLUMNS) > params.gemm.k) exists = what_exists();
+        if (block % W4_CHUNK_BLOCKS == 0) {
+            const uint32_t step = pieces(layout.chunk_stride) - W4_CHUNK_BLOCKS * (W4_BLOCK_BYTES / PIECE);
+            codes += step;
+            lines += step + lines_in_chunk(block);
+            if (ANY_GROUP)
                 lines -= (w4_sm80_group(params.divider, block * SPANS) -
                           w4_sm80_group(params.divider, (block - W4_CHUNK_BLOCKS) * SPANS)) *
-                         line_bytes;
-            }
+                         line_pieces();
+            else if (BLOCKS < W4_CHUNK_BLOCKS)
+                lines -= (W4_CHUNK_BLOCKS - BLOCKS >> params.line_shift) * line_pieces();
+        } else if (!ANY_GROUP && (block & ((1u << params.line_shift) - 1)) == 0) {
+            lines += max(BLOCKS >> params.line_shift, 1) * line_pieces();
         }
     }
 
@@ -167,21 +203,28 @@ struct Loader {
         return shared.next(before);
     }
 
-    /** The ring's first ring - 1 stages: weights at once, activations when the kernel before this one has ended. */
-    __device__ __forceinline__ void fill() {
+    /** The ring's first ring - 1 stages: weights at once, activations when the kernel before this one has ended.
+     * first: the worker's first piece of work. */
+    __device__ __forceinline__ void fill(const Progress &first) {
 #pragma unroll 1
-        for (int i = 1; i < params.ring; i++) {
-            load_weights();
-            advance();
-        }
-        grid_dependency_wait();
-        grid_launch_dependents();
-        begin();
+        for (int pass = 0; pass < 2; pass++) {
+            progress.copy(first);
+            target = shared.base;
+            begin();
 #pragma unroll 1
-        for (int i = 1; i < params.ring; i++) {
-            load_activations();
-            copies_commit();
-            advance();
+            for (int i = 1; i < params.ring; i++) {
+                if (pass == 0) {
+                    load_weights();
+                } else {
+                    load_activations();
+                    copies_commit();
+                }
+                advance();
+            }
+            if (pass == 0) {
+                grid_dependency_wait();
+                grid_launch_dependents();
+            }
         }
     }
 };

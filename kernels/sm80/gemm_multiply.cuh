@@ -21,7 +21,7 @@ template <class Codes> struct Consumer {
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether a group begins with the next step */
 
-    static constexpr int STEPS = 4 * BLOCKS;
+    static constexpr int STEPS = 4 * OWN_BLOCKS;
     static_assert(WARP_M % 16 == 0, "tokens are loaded 16 at a time");
 
     __device__ __forceinline__ Consumer(const w4_sm80_gemm_params &params_, const Shared &shared_)
@@ -29,6 +29,11 @@ template <class Codes> struct Consumer {
         const Codes one;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) codes[slice] = one;
+    }
+
+    /** Of a stage's blocks of 64 columns, this warp's first. */
+    static __device__ __forceinline__ int first_block() {
+        return WARPS_K > 1 ? PART * OWN_BLOCKS : 0;
     }
 
     __device__ __forceinline__ void load_words(const Rows &rows, int block) {
@@ -57,7 +62,7 @@ template <class Codes> struct Consumer {
     /** The groups that begin with block `block` of this stage: what the next step's codes are dequantised with, and by
      * what the sums are multiplied before it. */
     __device__ __forceinline__ void load_groups(const Rows &rows, int block) {
-        const int line = BLOCKS > 1 ? block >> params.line_shift : 0;
+        const int line = BLOCKS > 1 ? first_block() + block >> params.line_shift : 0;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
             const Group group = rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
@@ -68,6 +73,16 @@ template <class Codes> struct Consumer {
                 scale[slice][i] = group.scale[i];
                 if (Codes::RESIDUAL) zero[slice].zero[i] = group.zero[i];
             }
+        }
+    }
+
+    /** For a warp whose part of a row's last stage has no columns: its sums become those of zeros. */
+    __device__ __forceinline__ void set_no_groups() {
+        const Group none = {{1.0f, 1.0f}, {0.0f, 0.0f}};
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++) {
+            codes[slice].set(none);
+            zero[slice] = none;
         }
     }
 
@@ -112,9 +127,10 @@ template <class Codes> struct Consumer {
                 stage = loader.arrive(stage);
                 turn = --group_left == 0;
                 if (turn) group_left = params.group_stages;
+                if (WARPS_K > 1) turn = turn && first_block() < blocks_left - BLOCKS;
             }
         } else if (NEXT % 4 == 0) {
-            turn = BLOCK < blocks_left && (BLOCK & ((1 << params.line_shift) - 1)) == 0;
+            turn = first_block() + BLOCK < blocks_left && (first_block() + BLOCK & ((1 << params.line_shift) - 1)) == 0;
         }
         if (NEXT % 4 == 0 && turn) load_groups(rows, BLOCK);
         if (turns)
@@ -143,7 +159,10 @@ template <class Codes> struct Consumer {
 #pragma unroll
         for (int i = 0; i < SLICES * 2; i++) scale[i / 2][i % 2] = 1.0f;
         turn = false;
-        load_groups(rows, 0);
+        if (WARPS_K == 1 || first_block() < (int)params.gemm.layout.blocks - begin * BLOCKS)
+            load_groups(rows, 0);
+        else
+            set_no_groups();
         set_residuals();
         load_words(rows, 0);
 #pragma unroll

@@ -8,13 +8,13 @@ struct Rows {
      * scale_selector: which bytes of a word with a scale of its row make a float; row: its first, of its strip's. */
     __device__ __forceinline__ Rows(const w4_gemm_params &gemm) {
         const int lane = threadIdx.x % 32, slice = FIRST_SLICE;
-        codes = slice * SLICE_BYTES + lane * 16;
+        codes = slice * SLICE_BYTES + lane * 16 + PART * OWN_BLOCKS * W4_BLOCK_BYTES;
         row = slice * 16 + lane / 4;
         /* 8 tokens x 4 pieces of 8 columns, or 16 tokens x 2. Pieces are where the loader put them: piece ^ token
          * % 8. */
         const int token = WARP_M == 8 ? lane % 8 : lane / 16 * 8 + lane % 8;
         const int piece = WARP_M == 8 ? lane / 8 : lane / 8 % 2;
-        tokens = (FIRST_TOKEN + token) * 128 + ((piece ^ token % 8) << 4);
+        tokens = (FIRST_TOKEN + token) * 128 + ((piece ^ token % 8) << 4) + PART * OWN_BLOCKS * BLOCK_A_BYTES;
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
         const bool bf16 = gemm.scale_dtype == W4_PARAM_BF16;
         scale_selector = gemm.layout.scale_size == 4 ? 0x3210 : bf16 ? 0x1044 : 0x4410;

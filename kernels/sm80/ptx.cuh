@@ -46,17 +46,19 @@ __device__ __forceinline__ void copy16_part(uint32_t target, const void *source,
                  : "memory");
 }
 
-/** The same two, but only where `wanted`, without a branch. */
+/** copy16, but only where `wanted`, without a branch. */
 __device__ __forceinline__ void copy16_if(bool wanted, uint32_t target, const void *source) {
     asm volatile("{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t"
                  "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16;\n\t}" ::"r"((int)wanted),
                  "r"(target), "l"(source)
                  : "memory");
 }
-__device__ __forceinline__ void copy16_part_if(bool wanted, uint32_t target, const void *source, uint32_t bytes) {
-    asm volatile("{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t"
-                 "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16, %3;\n\t}" ::"r"((int)wanted),
-                 "r"(target), "l"(source), "r"(bytes)
+
+/** 16 bytes, or zeros where there are none to read. */
+__device__ __forceinline__ void copy16_or_zeros(uint32_t target, const void *source, uint32_t exists) {
+    asm volatile("{\n\t.reg .pred none;\n\tsetp.eq.u32 none, %2, 0;\n\t"
+                 "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, none;\n\t}" ::"r"(target),
+                 "l"(source), "r"(exists)
                  : "memory");
 }
 

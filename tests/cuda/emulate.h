@@ -184,8 +184,8 @@ inline void copy16(uint32_t target, const void *source) {
 inline void copy16_if(bool wanted, uint32_t target, const void *source) {
     if (wanted) copy16(target, source);
 }
-inline void copy16_part_if(bool wanted, uint32_t target, const void *source, uint32_t bytes) {
-    if (wanted) copy16_part(target, source, bytes);
+inline void copy16_or_zeros(uint32_t target, const void *source, uint32_t exists) {
+    copy16_part(target, source, exists ? 16 : 0);
 }
 template <int TARGET_OFFSET, int SOURCE_OFFSET> inline void copy16_at(uint32_t target, const void *source) {
     copy16(target + TARGET_OFFSET, (const uint8_t *)source + SOURCE_OFFSET);

@@ -70,11 +70,13 @@ const w4_cuda_config w4_cuda_configs[] = {
 #define W4_SM90_ANY_GROUP(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                        \
     W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, true, false, 0)                   \
     W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, true, true, 0)
-#define W4_SM80_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warps_, warps_m, resident_, zeros, any, streamk)    \
+#define W4_SM80_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warps_, warps_m, parts_, resident_, zeros, any,     \
+                      streamk)                                                                                         \
     {.public = {#kernel_name suffix, tile_m, tile_n, tile_k},                                                          \
      .kernel = #kernel_name,                                                                                           \
      .warps = warps_,                                                                                                  \
      .cluster = 1,                                                                                                     \
+     .parts = parts_,                                                                                                  \
      .resident = resident_,                                                                                            \
      .float_zeros = zeros,                                                                                             \
      .any_group = any,                                                                                                 \
@@ -252,6 +254,14 @@ static bool fits_in_place(const w4_problem *problem) {
            (g >= problem->k || (g % W4_BLOCK_COLUMNS == 0 && (g % 256 == 0 || 256 % g == 0)));
 }
 
+/** Bytes of the larger of a tile's rows of A, as the copy of A in a workspace has them, and of its rows of the weight.
+ */
+static int64_t bytes_of_rows(const w4_problem *problem, const w4_config *tile) {
+    int64_t strips = w4_ceil_divide(tile->tile_n, W4_BLOCK_ROWS);
+    return w4_maximum(tile->tile_m * w4_ceil_divide(problem->k, 64) * 128,
+                      strips * problem_layout(problem).strip_stride);
+}
+
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
@@ -270,6 +280,9 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
         snprintf(reason, reason_size, "takes at most %d tokens", tile->tile_m);
     else if (config->decode && problem_layout(problem).strip_stride > UINT32_MAX / 4)
         snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts bytes in 32 bits",
+                 problem->k);
+    else if (config->sm80 && !config->decode && bytes_of_rows(problem, tile) / 16 > UINT32_MAX)
+        snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts pieces of them in 32 bits",
                  problem->k);
     else if (config->split && tiles * config->split > worker_slots(device, config, &shape))
         snprintf(reason, reason_size, "the tiles, each shared out to %d blocks, are not all on the GPU at once",
@@ -294,7 +307,8 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     else if (config->stream_k && !shape.schedule.split_tiles)
         snprintf(reason, reason_size, "the tiles fill whole waves, or are too small to share out");
     else if (problem->flags & W4A16_PLAN_BATCH_INVARIANT &&
-             ((config->any_group && fits_in_place(problem)) || config->decode || (config->sm80 && device->runs.sm90)))
+             ((config->any_group && fits_in_place(problem)) || config->decode || config->parts > 1 ||
+              (config->sm80 && device->runs.sm90)))
         snprintf(reason, reason_size, "its sums may differ in the last bit from those of the other configs");
     else if (config->stream_k && (int64_t)shape.schedule.split_tiles * shape.schedule.stages > INT32_MAX)
         snprintf(reason, reason_size, "the tiles to share out have more than %d stages", INT32_MAX);

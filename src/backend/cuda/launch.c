@@ -289,8 +289,8 @@ static w4a16_status multiply(const w4_device *device, const w4_run *run) {
     const void *a = run->a;
     int64_t stride = run->lda <= MAP_LARGEST_STRIDE / 2 ? run->lda * 2 : 0;
     const w4_cuda_config *config = &w4_cuda_configs[run->config];
-    /* Kernels without a tensor map read 8 columns at a time. */
-    bool ragged = config->sm80 && weight->k % 8;
+    /* Kernels without a tensor map read 8 columns at a time, and count these pieces of a tile's rows in 32 bits. */
+    bool ragged = config->sm80 && (weight->k % 8 || stride / MAP_ALIGNMENT > UINT32_MAX / config->public.tile_m);
     if (weight->k_order || (uintptr_t)a % MAP_ALIGNMENT || !stride || stride % MAP_ALIGNMENT || ragged) {
         int64_t columns = w4_round_up(weight->k, GATHER_COLUMNS);
         W4_TRY(gather(device, run, columns));
