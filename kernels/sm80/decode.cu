@@ -73,6 +73,8 @@ struct Place {
 template <class Codes> struct Decoder {
     /* Whether a slot is filled again while its products are made: registers must suffice for its scales, too. */
     static constexpr bool EARLY = ROOMY || (SLICES < 3 && TOKENS == 8 && Codes::ZERO == W4_PARAM_SYMMETRIC);
+    /* Else activations may be loaded again before the products, if registers suffice for that. */
+    static constexpr bool ACTIVATIONS_FIRST = !EARLY && TOKENS == 8;
     static constexpr uint32_t FP16_SCALES = 0x80000000; /* a bit of the selector that __byte_perm passes over */
     static constexpr int LINE_STRIDE = W4_DECODE_LINE_BYTES(Codes::ZERO);
     const w4_decode_params &params;
@@ -226,7 +228,7 @@ template <class Codes> struct Decoder {
                                                    const LoadRest &load_rest) {
 #pragma unroll
         for (int half = 0; half < 2 * W4_STEP_BLOCKS; half++) read_activations(slot, half / 2, half % 2, half * 2);
-        if (!EARLY) load_activations();
+        if (ACTIVATIONS_FIRST) load_activations();
 #pragma unroll
         for (int first = 0; first < SLICES; first += PART) {
             const bool last = first + PART >= SLICES;
@@ -237,6 +239,7 @@ template <class Codes> struct Decoder {
                 if (EARLY && last) load_rest();
             });
             if (!EARLY) read_group(slot, 0, first);
+            if (!EARLY && !ACTIVATIONS_FIRST && last) load_activations();
             if (!EARLY && last) load_rest();
             add_group(first);
         }
