@@ -16,7 +16,7 @@ struct Loader {
      * size, line 0 of the chunk's. */
     uint32_t a, codes, lines;
     uint32_t a_to, codes_to; /* where it goes in a stage */
-    int line_to;             /* the same for its lines, or -1 */
+    int line_to, line_step;  /* the same for its lines, or -1; from one line to the next, in pieces */
     uint32_t exists;         /* bit i: activations of pass i; bit 16 + i: codes of pass i */
 
     static constexpr int PIECE = 16, ROW_PIECES = 8; /* bytes; of a row of 64 activations */
@@ -29,7 +29,7 @@ struct Loader {
     static_assert(SLOTS * PIECES % THREADS == 0 && CODE_PASSES <= 16, "whole passes");
     static_assert(PIECES > THREADS ? PIECES % THREADS == 0 : THREADS % PIECES == 0, "passes end with strips");
     static constexpr int OF_WARP = TILE_N / 16 > WARPS ? TILE_N / 16 / WARPS : 1; /* slices whose lines it copies */
-    /* Large tiles with floating zero points have no register for codes_to. */
+    /* Large tiles with floating zero points have no registers for codes_to and line_step. */
     static constexpr bool KEEPS_PLACE = SLICES * SUMS < 128 || W4_FLOAT_ZEROS == 0;
     static constexpr int SPANS = W4_BLOCK_COLUMNS / W4_SM80_SPAN;
 
@@ -38,6 +38,7 @@ struct Loader {
         const unsigned thread = thread_index(), row = thread / ROW_PIECES, column = thread % ROW_PIECES;
         a_to = row * 128 + (column ^ row % 8) * PIECE;
         codes_to = place_of_codes();
+        line_step = line_pieces();
     }
 
     __device__ __forceinline__ uint32_t place_of_codes() const {
@@ -189,9 +190,9 @@ struct Loader {
                           w4_sm80_group(params.divider, (block - W4_CHUNK_BLOCKS) * SPANS)) *
                          line_pieces();
             else if (BLOCKS < W4_CHUNK_BLOCKS)
-                lines -= (W4_CHUNK_BLOCKS - BLOCKS >> params.line_shift) * line_pieces();
+                lines -= (W4_CHUNK_BLOCKS - BLOCKS >> params.line_shift) * (KEEPS_PLACE ? line_step : line_pieces());
         } else if (!ANY_GROUP && (block & ((1u << params.line_shift) - 1)) == 0) {
-            lines += max(BLOCKS >> params.line_shift, 1) * line_pieces();
+            lines += max(BLOCKS >> params.line_shift, 1) * (KEEPS_PLACE ? line_step : line_pieces());
         }
     }
 
