@@ -4,9 +4,12 @@
 
 For every config the model says: seconds = max(call + stages * stage + sharers * sharer, mean * saturated), where `stages` is
 how many pipeline stages the busiest worker does, `sharers` how many workers share a tile, and `mean` the stages of all
-tiles over all places for workers: a short run waits for latencies, a full GPU for whatever the kernel saturates. This reads tables written by `w4a16 bench --profile --csv`, finds
-for every config the four constants with the least relative squared error, and prints the lines of
-src/backend/cuda/costs.def. --check also says how much slower than the best config the model's choice is.
+tiles over all places for workers, or, where places are left, those on the busiest SM: a short run waits for latencies, a full
+GPU, or SM, for whatever the kernel saturates. Of a decode config `stages` counts steps by how full they are, and `sharers` in
+full. This reads tables written by `w4a16 bench --profile --csv`, finds for every config the four constants with the least
+relative squared error, where a point counts the more the nearer the config is to the best one there, and prints the lines of
+src/backend/cuda/costs.def. --check also says how much slower than the best config the model's choice is; --without leaves
+shapes out of the fit, and --check judges these alone then.
 """
 import argparse
 import math
@@ -23,13 +26,13 @@ LEAST_RUN = 4  # as in src/backend/cuda/configs.c
 
 
 def read_kernels():
-    """What work_of needs of each config: its kind, tile and places for workers, and the kind's own number."""
+    """What work_of needs of each config: its kind, tile, places for workers, workers on an SM, and the kind's own number."""
     kernels = {}
     for line in (ROOT / "kernels/sm90/kernels.def").read_text().splitlines():
         fields = re.split(r"[(), ]+", line)
         if fields[0] in ("W4_SM90_KERNEL", "W4_SM90_ANY_GROUP"):
             n, m, k, _, cluster, _, resident, _, split = (int(field) for field in fields[2:11])
-            tile = n * cluster, m, k, PROCESSORS * resident // cluster
+            tile = n * cluster, m, k, PROCESSORS * resident // cluster, resident
             kernels[fields[1]] = "whole", *tile, 0
             kernels[fields[1] + "_streamk"] = "streamk", *tile, 0
             if split:
@@ -38,31 +41,36 @@ def read_kernels():
         fields = re.split(r"[(), ]+", line)
         if fields[0] == "W4_SM80_DECODE":
             n, m, warps, row_warps = (int(field) for field in fields[2:6])
-            kernels[fields[1]] = "decode", n, m, 128, PROCESSORS, warps // row_warps
+            kernels[fields[1]] = "decode", n, m, 128, PROCESSORS, 1, warps // row_warps
     return kernels
 
 
 def work_of(kernel, m, n, k):
-    """Stages of the busiest worker, workers that share a tile, mean stages; as w4_cuda_config_cost counts them."""
-    kind, tile_n, tile_m, tile_k, slots, number = kernel
+    """Stages of the busiest worker, workers that share a tile, mean stages; as of_fitted in configs.c counts them."""
+    kind, tile_n, tile_m, tile_k, slots, resident, number = kernel
     tiles = -(-m // tile_m) * -(-n // tile_n)
     stages = -(-k // tile_k)
     mean = tiles * stages / slots
     if kind == "decode":
         slices = -(-n // 16)
-        passes = -(-(-(-slices // min(slices, slots))) // (tile_n // 16))
-        return passes * -(-stages // number), 0.0, mean
-    if kind == "split":
-        return -(-stages // number), float(number), mean
+        slices = -(-slices // min(slices, slots))
+        steps = -(-slices // (tile_n // 16)) * -(-stages // number)
+        return -(-stages // number) * slices / (tile_n // 16), float(steps), mean
     split, workers = 0, min(tiles, slots)
-    if kind == "streamk" and tiles % slots:
-        whole_waves = tiles // slots - 1
-        split = tiles - whole_waves * slots if whole_waves > 0 else tiles
-        workers = min(slots, max(split * stages // LEAST_RUN, 1))
-        if workers <= tiles and workers < slots:
-            split, workers = 0, min(tiles, slots)
-    busiest = -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
-    return busiest, workers / split if split else 0.0, mean
+    if kind == "split":
+        workers, busiest, sharers = tiles * number, -(-stages // number), float(number)
+    else:
+        if kind == "streamk" and tiles % slots:
+            whole_waves = tiles // slots - 1
+            split = tiles - whole_waves * slots if whole_waves > 0 else tiles
+            workers = min(slots, max(split * stages // LEAST_RUN, 1))
+            if workers <= tiles and workers < slots:
+                split, workers = 0, min(tiles, slots)
+        busiest = -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
+        sharers = workers / split if split else 0.0
+    if workers < slots or kind == "split":
+        mean = max(mean, -(-workers // (slots // resident)) / resident * busiest)
+    return busiest, sharers, mean
 
 
 def read_times(paths):
@@ -99,12 +107,11 @@ def predict(model, work):
     return max(call + stages * stage + sharers * sharer, mean * saturated)
 
 
-def fit(points, saturates):
-    """The best of a plane for the short runs and a line through the origin for the long ones, wherever they part; where
-    there is never more than one wave, the plane."""
+def fit(points):
+    """The best of a plane for the short runs and a line through the origin for the long ones, wherever they part."""
     points = sorted(points, key=lambda point: point[2])
     best, least = None, math.inf
-    for short in range(1 if saturates else len(points), len(points) + 1):
+    for short in range(1, len(points) + 1):
         tail = points[short:]
         top = sum(weight**2 * mean / t for *_, mean, weight, t in tail)
         saturated = top / sum((weight * mean / t) ** 2 for *_, mean, weight, t in tail) if tail else 0.0
@@ -118,6 +125,9 @@ def fit(points, saturates):
 # What a point counts where at most half of a large tile's tokens are there: tiles that are so empty take longer than
 # full ones (the copy engine's zeros), and win nowhere.
 EMPTY = 0.2
+# What a point counts besides: (time of the best config there / this config's time) to this power. What is far from the best
+# need not be predicted well.
+CLOSENESS = 3
 
 
 def main():
@@ -126,16 +136,24 @@ def main():
     )
     parser.add_argument("tables", nargs="+", help="CSV files of w4a16 bench --profile")
     parser.add_argument("--check", action="store_true", help="also judge the model's choices")
+    parser.add_argument("--without", action="append", default=[], metavar="NxK", help="a shape to leave out of the fit")
     arguments = parser.parse_args()
     kernels, times = read_kernels(), read_times(arguments.tables)
+    without = {tuple(int(size) for size in text.split("x")) for text in arguments.without}
+    best = {}
+    for of in times.values():
+        for shape, t in of.items():
+            best[shape] = min(best.get(shape, math.inf), t)
     model, alike = {}, defaultdict(list)
     for name, kernel in kernels.items():
-        points = [
-            (*work_of(kernel, *shape), EMPTY if 2 * shape[0] <= kernel[2] and kernel[2] >= 64 else 1.0, t)
-            for shape, t in times.get(name, {}).items()
-        ]
+        points = []
+        for shape, t in times.get(name, {}).items():
+            if shape[1:] in without:
+                continue
+            weight = EMPTY if 2 * shape[0] <= kernel[2] and kernel[2] >= 64 else 1.0
+            points.append((*work_of(kernel, *shape), weight * (best[shape] / t) ** CLOSENESS, t))
         if points:
-            model[name] = fit(points, kernel[0] != "split")
+            model[name] = fit(points)
             if len({point[0] for point in points}) == 1:
                 alike[kernel[0]].append((name, points))
     # Points of one number of stages do not tell a call's cost from a stage's, nor either from what the kernel saturates:
@@ -156,12 +174,16 @@ def main():
     if not arguments.check:
         return
     ratios = defaultdict(list)
-    for shape in sorted({shape for of in times.values() for shape in of}):
+    for shape in sorted(best):
+        if without and shape[1:] not in without:
+            continue
         measured = {name: of[shape] for name, of in times.items() if shape in of and name in model}
         choice = min(measured, key=lambda name: predict(model[name], work_of(kernels[name], *shape)))
-        best = min(measured, key=measured.get)
-        ratios[shape[0]].append(measured[choice] / measured[best])
-        print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {best} {measured[best] * 1e6:.1f}", file=sys.stderr)
+        fastest = min(measured, key=measured.get)
+        ratios[shape[0]].append(measured[choice] / measured[fastest])
+        print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {fastest} {measured[fastest] * 1e6:.1f}", file=sys.stderr)
+    every = [ratio for of in ratios.values() for ratio in of]
+    print(f"all: choice / best {geometric_mean(every):.3f}, worst {max(every):.3f}, {len(every)} points", file=sys.stderr)
     for m, of in sorted(ratios.items()):
         print(f"M {m}: choice / best {geometric_mean(of):.3f}, worst {max(of):.3f}", file=sys.stderr)
 

@@ -47,9 +47,8 @@ class PlanOptions(ctypes.Structure):
 
 
 class PlanInfo(ctypes.Structure):
-    _fields_ = [("struct_size", size_t), ("config", text), ("workspace_bytes", size_t),
-                ("workspace_alignment", size_t), ("predicted_seconds", ctypes.c_double), ("reason", ctypes.c_char * 256),
-                ("threads", ctypes.c_int)]
+    _fields_ = [("struct_size", size_t), ("config", text), ("threads", ctypes.c_int), ("workspace_bytes", size_t),
+                ("workspace_alignment", size_t), ("predicted_seconds", ctypes.c_double), ("reason", ctypes.c_char * 256)]
 
 
 def open_library():

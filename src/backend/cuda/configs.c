@@ -334,9 +334,9 @@ static double least_bytes(const w4_problem *problem) {
     return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
 }
 
-/** What the busiest worker has to do: stages, and workers that share a tile. */
+/** What the busiest worker has to do: stages, and workers that share a tile. mean: of_fitted. */
 typedef struct load {
-    double stages, sharers;
+    double stages, sharers, mean;
 } load;
 
 static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
@@ -415,6 +415,30 @@ static double sm90_run(const w4_cuda_config *config, load work) {
     return 1e-9 * (work.stages * stage + work.sharers * (config->split ? SPLIT / config->split : SHARER));
 }
 
+/** What a fitted config's constants are multiplied by, from what the busiest worker has to do; tools/fit_gpu_costs.py
+ * (work_of) counts alike. Of a decode config the stages count by how full they are, and in full as sharers: a step
+ * costs something besides its weights. `mean`: stages of all tiles over all places for workers; where there are places
+ * left, of those on the busiest SM: two workers on one slow each other down. */
+static load of_fitted(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
+                      const w4_cuda_shape *shape, load work) {
+    const w4_schedule *schedule = &shape->schedule;
+    double slots = worker_slots(device, config, shape);
+    double tiles = (double)schedule->tiles_m * schedule->tiles_n;
+    work.mean = tiles * schedule->stages / slots;
+    if (config->decode) {
+        int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
+        int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
+        double fullness = (double)slices * W4_SLICE_ROWS / (double)(passes * config->public.tile_n);
+        work.sharers = work.stages;
+        work.stages *= fullness;
+    } else if (schedule->workers < slots || config->split) {
+        int64_t together = w4_ceil_divide(schedule->workers, w4_maximum((int64_t)slots / shape->resident, 1));
+        double crowded = (double)together / shape->resident * work.stages;
+        if (crowded > work.mean) work.mean = crowded;
+    }
+    return work;
+}
+
 static bool is_fitted(size_t index) {
     return index < sizeof costs / sizeof *costs && costs[index].stage > 0;
 }
@@ -435,10 +459,9 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
                                     : sm90_run(config, work);
         return CALL + (run > memory ? run : memory);
     }
+    work = of_fitted(device, config, problem, &shape, work);
     double run = costs[index].call + work.stages * costs[index].stage + work.sharers * costs[index].sharer;
-    double mean = (double)shape.schedule.tiles_m * shape.schedule.tiles_n * shape.schedule.stages /
-                  worker_slots(device, config, &shape);
-    double saturated = mean * costs[index].saturated;
+    double saturated = work.mean * costs[index].saturated;
     double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
     return seconds > memory ? seconds : memory;
 }
