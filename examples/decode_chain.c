@@ -196,13 +196,16 @@ static w4a16_weight *make_weight(w4a16_context *context, int64_t n, int64_t k) {
 }
 
 static void make_plans(step *s, int layer, int linear) {
+    w4a16_plan_info info = {.struct_size = sizeof info};
     for (int way = 0; way < WAYS; ++way) {
         w4a16_plan **plan = &s->plans[layer][linear][way];
         w4a16_plan_options options;
-        w4a16_plan_info info = {.struct_size = sizeof info};
         w4a16_plan_options_init(&options);
         options.m_min = options.m_max = s->m;
-        if (way == NO_OVERLAP) options.flags = W4A16_PLAN_NO_OVERLAP;
+        if (way == NO_OVERLAP) { /* the same kernel, which another choice would not give the same bits */
+            options.flags = W4A16_PLAN_NO_OVERLAP;
+            options.config = info.config;
+        }
         TRY(w4a16_plan_create(s->weights[layer][linear], &options, plan));
         TRY(w4a16_plan_query(*plan, &info));
         if (info.workspace_bytes > s->workspace_bytes) s->workspace_bytes = info.workspace_bytes;
