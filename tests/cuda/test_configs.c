@@ -271,6 +271,40 @@ static void variants_have_images(void **state) {
     }
 }
 
+/** On every GPU: of the decode configs for few tokens the fastest by the model takes at most half as many passes over k
+ * as the narrowest one, where that takes eight or more; each pass costs a round of barriers. */
+static void decode_passes_are_few(void **state) {
+    (void)state;
+    static const int64_t shapes[][2] = {{28672, 4096}, {57344, 8192}, {152064, 3584}};
+    for (size_t gpu = 0; gpu < sizeof gpus / sizeof *gpus; gpu++) {
+        use_gpu(gpu);
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (int64_t m = 1; m <= 16; m *= 4) {
+                w4_problem problem = {.m = m,
+                                      .n = shapes[i][0],
+                                      .k = shapes[i][1],
+                                      .group_size = 128,
+                                      .zero_kind = W4A16_ZERO_SYMMETRIC,
+                                      .a_dtype = W4A16_FP16,
+                                      .c_dtype = W4A16_FP16,
+                                      .scale_dtype = W4A16_FP16};
+                double least = 1;
+                int64_t chosen = 0;
+                for (size_t index = 0; index < w4_cuda_config_count; index++) {
+                    const w4_cuda_config *config = &w4_cuda_configs[index];
+                    if (!config->decode || !is_feasible(&problem, index)) continue;
+                    double seconds = w4_cuda_config_cost(&device, index, &problem);
+                    if (seconds < least) {
+                        least = seconds;
+                        chosen = config->public.tile_n;
+                    }
+                }
+                if (chosen && chosen < 3 * 16 && shapes[i][0] / device.processors >= 8 * 16)
+                    fail_msg("GPU %d, m %d, n %d: tile_n %d chosen", (int)gpu, (int)m, (int)shapes[i][0], (int)chosen);
+            }
+    }
+}
+
 static void one_workspace_serves_every_m(void **state) {
     (void)state;
     static const int64_t shapes[][2] = {{64, 1 << 17}, {1000, 4096}, {4096, 14336}, {12288, 1024}, {8448, 640}};
@@ -510,6 +544,7 @@ int main(void) {
         cmocka_unit_test_setup(shipped_tables_are_sound, reset_device),
         cmocka_unit_test(variants_have_images),
         cmocka_unit_test_setup(shapes_fit, reset_device),
+        cmocka_unit_test(decode_passes_are_few),
         cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),
         cmocka_unit_test_setup(promises_are_kept, reset_device),
         cmocka_unit_test_setup(plans_serve_their_range, reset_device),
