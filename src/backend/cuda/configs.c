@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of configs, which problems each can run, how it shares one out, and the cost model that ranks them. */
+ * The table of configs, which problems each can run, and how it shares one out. */
 #include "backend/cuda/device.h"
 
 #include "core/memory.h"
@@ -19,27 +19,6 @@ enum {
 #define W4_SM80_DECODE(name, ...) SLOT_##name,
 #include "sm80/kernels.def"
 #include "sm90/kernels.def"
-#undef W4_SM90_KERNEL
-#undef W4_SM90_ANY_GROUP
-#undef W4_SM80_KERNEL
-#undef W4_SM80_ANY_GROUP
-#undef W4_SM80_DECODE
-};
-
-enum {
-#define W4_SM90_SPLIT_0(name)
-#define W4_SM90_SPLIT_2(name) CONFIG_##name##_split2,
-#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                           \
-    CONFIG_##name, CONFIG_##name##_streamk, W4_SM90_SPLIT_##split(name)
-#define W4_SM90_ANY_GROUP(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
-#define W4_SM80_KERNEL(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
-#define W4_SM80_ANY_GROUP(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
-#define W4_SM80_DECODE(name, ...) CONFIG_##name,
-#include "sm90/kernels.def"
-
-#include "sm80/kernels.def"
-#undef W4_SM90_SPLIT_0
-#undef W4_SM90_SPLIT_2
 #undef W4_SM90_KERNEL
 #undef W4_SM90_ANY_GROUP
 #undef W4_SM80_KERNEL
@@ -117,7 +96,7 @@ const size_t w4_cuda_config_count = sizeof w4_cuda_configs / sizeof *w4_cuda_con
 /* Fewer stages than this for each worker, and adding up the parts costs more than sharing saves. */
 enum { LEAST_RUN = 4 };
 
-static w4_packed_layout problem_layout(const w4_problem *problem) {
+w4_packed_layout w4_cuda_layout(const w4_problem *problem) {
     return w4_packed_layout_make(problem->n, problem->k, problem->group_size,
                                  (int64_t)w4a16_dtype_size(problem->scale_dtype),
                                  (int64_t)w4_zero_size(problem->zero_kind));
@@ -164,7 +143,7 @@ static int32_t lines_in_place(const w4_problem *problem, int32_t tile_k) {
 static void share_sm90(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
                        w4_cuda_shape *shape) {
     const w4_config *tile = &config->public;
-    w4_packed_layout layout = problem_layout(problem);
+    w4_packed_layout layout = w4_cuda_layout(problem);
     int32_t tile_n = tile->tile_n / config->cluster;
     shape->resident = config->resident;
     shape->threads = 32 * (uint32_t)(4 + config->warps);
@@ -182,7 +161,7 @@ static void share_sm90(const w4_device *device, const w4_cuda_config *config, co
 static void share_sm80(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
                        w4_cuda_shape *shape) {
     const w4_config *tile = &config->public;
-    w4_packed_layout layout = problem_layout(problem);
+    w4_packed_layout layout = w4_cuda_layout(problem);
     shape->threads = 32 * (uint32_t)config->warps;
     shape->lines = config->any_group ? w4_sm80_lines(problem->k, problem->group_size, tile->tile_k)
                                      : lines_in_place(problem, tile->tile_k);
@@ -218,8 +197,7 @@ static w4_cuda_shape share_decode(const w4_device *device, const w4_cuda_config 
     return shape;
 }
 
-/** How many workers run at the same time. */
-static int32_t worker_slots(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape) {
+int32_t w4_cuda_worker_slots(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape) {
     return (int32_t)w4_maximum(device->processors * shape->resident / config->cluster, 1);
 }
 
@@ -232,7 +210,7 @@ w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t index, const w4
         share_sm80(device, config, problem, &shape);
     else
         share_sm90(device, config, problem, &shape);
-    int32_t slots = worker_slots(device, config, &shape);
+    int32_t slots = w4_cuda_worker_slots(device, config, &shape);
     shape.schedule = make_schedule(config, slots, problem, m);
     shape.grid = (uint32_t)(shape.schedule.workers * config->cluster);
     if (config->stream_k) {
@@ -259,7 +237,7 @@ static bool fits_in_place(const w4_problem *problem) {
 static int64_t bytes_of_rows(const w4_problem *problem, const w4_config *tile) {
     int64_t strips = w4_ceil_divide(tile->tile_n, W4_BLOCK_ROWS);
     return w4_maximum(tile->tile_m * w4_ceil_divide(problem->k, 64) * 128,
-                      strips * problem_layout(problem).strip_stride);
+                      strips * w4_cuda_layout(problem).strip_stride);
 }
 
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
@@ -278,13 +256,13 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
                  device->runs.first == 90 ? "W4A16_CUDA_ARCH leaves out" : "this GPU has not");
     else if (config->decode && problem->m > tile->tile_m)
         snprintf(reason, reason_size, "takes at most %d tokens", tile->tile_m);
-    else if (config->decode && problem_layout(problem).strip_stride > UINT32_MAX / 4)
+    else if (config->decode && w4_cuda_layout(problem).strip_stride > UINT32_MAX / 4)
         snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts bytes in 32 bits",
                  problem->k);
     else if (config->sm80 && !config->decode && bytes_of_rows(problem, tile) / 16 > UINT32_MAX)
         snprintf(reason, reason_size, "rows of %" PRId64 " columns are too long: it counts pieces of them in 32 bits",
                  problem->k);
-    else if (config->split && tiles * config->split > worker_slots(device, config, &shape))
+    else if (config->split && tiles * config->split > w4_cuda_worker_slots(device, config, &shape))
         snprintf(reason, reason_size, "the tiles, each shared out to %d blocks, are not all on the GPU at once",
                  config->split);
     else if (config->split && shape.schedule.stages < 2 * config->split)
@@ -315,160 +293,4 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     else
         return W4A16_OK;
     return W4A16_ERROR_UNSUPPORTED;
-}
-
-/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). Zeros: never measured. */
-static const struct {
-    double call, stage, sharer, saturated;
-} costs[] = {
-#define W4_COST(name, call, stage, sharer, saturated) [CONFIG_##name] = {call, stage, sharer, saturated},
-#include "backend/cuda/costs.def"
-#undef W4_COST
-};
-
-static const double MEMORY_RATE = 4.4e12; /* bytes a second: what reading cold memory reaches on an H200 */
-
-/** Bytes that a multiplication must move: the weight, and A and C once. */
-static double least_bytes(const w4_problem *problem) {
-    w4_packed_layout layout = problem_layout(problem);
-    return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
-}
-
-/** What the busiest worker has to do: stages, and workers that share a tile. mean: of_fitted. */
-typedef struct load {
-    double stages, sharers, mean;
-} load;
-
-static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
-    const w4_schedule *schedule = &shape->schedule;
-    if (config->decode) { /* passes over k, whose steps the warps share out */
-        int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
-        int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
-        int64_t steps = w4_ceil_divide(schedule->stages, config->warps / config->row_warps);
-        return (load){.stages = (double)(passes * steps), .sharers = 0};
-    }
-    if (schedule->split)
-        return (load){.stages = (double)w4_ceil_divide(schedule->stages, schedule->split),
-                      .sharers = (double)schedule->split};
-    int64_t tiles = (int64_t)schedule->tiles_m * schedule->tiles_n;
-    return (load){
-        .stages = (double)(w4_ceil_divide(tiles - schedule->split_tiles, schedule->workers) * schedule->stages +
-                           w4_ceil_divide((int64_t)schedule->split_tiles * schedule->stages, schedule->workers)),
-        .sharers = schedule->split_tiles ? (double)schedule->workers / schedule->split_tiles : 0,
-    };
-}
-
-/** What the GPU says of itself, for configs that were never measured on it: clocks and bytes a second. */
-static double clock_of(const w4_device *device) {
-    return device->clock > 0 ? device->clock : 1.5e9;
-}
-static double read_rate_of(const w4_device *device) {
-    static const double SHARE = 0.9; /* of the memory's rate */
-    return SHARE * (device->memory_rate > 0 ? device->memory_rate : 1e12);
-}
-
-/** Seconds that an sm80 config's stages take, where it was never measured. A stage takes the longest of: its
- * multiplications, on an SM that its blocks share; reading its weights, at this SM's share of the memory's rate;
- * the SM's instructions; what one warp takes for its part, however empty the SM is. The constants are those at which
- * the times of 22 configs on an H200 (8192 x 8192, M = 32 to 8192, sm_90 code) come out best, 11 % off in the root mean
- * square. */
-static double sm80_run(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
-    static const double SHARER = 0.7e-6, FEED = 0.7, ANY_GROUP = 1.25;
-    /* Clocks for 16 x 64 weights, and more for each 8 tokens: of an SM, and of a warp. A warp with 16 rows loads all
-     * tokens for these alone. */
-    static const double ISSUE_WEIGHTS = 38, ISSUE_TOKENS = 7.5, ONE_SLICE = 1.08;
-    static const double WARP_WEIGHTS = 180, WARP_TOKENS = 20, WARP_STAGE = 700;
-    const w4_config *tile = &config->public;
-    double clock = clock_of(device);
-    /* Blocks on an SM, of those that there are. */
-    double together = (double)shape->schedule.workers / device->processors,
-           weights = (double)tile->tile_n * tile->tile_k;
-    if (together < 1) together = 1;
-    double multiply = 2 * weights * tile->tile_m / (FEED * device->runs.flop_per_clock) / clock * together;
-    double busy = shape->schedule.workers < device->processors ? shape->schedule.workers : device->processors;
-    double read = (double)(tile->tile_n / W4_BLOCK_ROWS * shape->slot_bytes) * busy / read_rate_of(device) * together;
-    double issue = weights / 1024 * (ISSUE_WEIGHTS + ISSUE_TOKENS * tile->tile_m / 8) / clock * together;
-    if (tile->tile_n == 16 * config->warps) issue *= ONE_SLICE;
-    double stage = multiply > issue ? multiply : issue;
-    if (config->any_group) stage *= ANY_GROUP;
-    if (stage < read) stage = read;
-    double warp = WARP_STAGE + weights / 1024 / config->warps * (WARP_WEIGHTS + WARP_TOKENS * tile->tile_m / 8);
-    if (stage < warp / clock) stage = warp / clock;
-    if (shape->ring < 3) stage += WARP_STAGE / clock; /* copies have no more than the time of one stage */
-    return work.stages * stage + work.sharers * SHARER;
-}
-
-/** The same of a decode config: its warps' instructions for a step of 16 x 128 weights, at about every second clock. */
-static double decode_run(const w4_device *device, const w4_cuda_config *config, load work) {
-    double slices = (double)config->public.tile_n / W4_SLICE_ROWS / config->row_warps;
-    return work.stages * (100 + 3.0 * config->public.tile_m) * slices * config->warps / 2 / clock_of(device);
-}
-
-/** The same of an sm90 config, by its tile: a least-squares fit to the stages of the configs in costs.def, 18 % off in
- * the root mean square; what a worker takes that shares a tile is their median. */
-static double sm90_run(const w4_cuda_config *config, load work) {
-    static const double STAGE = 350, WEIGHTS = 11.6, PRODUCTS = 9.0, ANY_GROUP = 7.7, SHARER = 700, SPLIT = 1640;
-    const w4_config *tile = &config->public;
-    double weights = (double)(tile->tile_n / config->cluster) * tile->tile_k / 1024;
-    double products = weights * tile->tile_m / 64;
-    double stage = STAGE + WEIGHTS * weights + (PRODUCTS + (config->any_group ? ANY_GROUP : 0)) * products;
-    return 1e-9 * (work.stages * stage + work.sharers * (config->split ? SPLIT / config->split : SHARER));
-}
-
-/** What a fitted config's constants are multiplied by, from what the busiest worker has to do; tools/fit_gpu_costs.py
- * (work_of) counts alike. Of a decode config the stages count by how full they are, and in full as sharers: a step
- * costs something besides its weights. `mean`: stages of all tiles over all places for workers; where there are places
- * left, of those on the busiest SM: two workers on one slow each other down. */
-static load of_fitted(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
-                      const w4_cuda_shape *shape, load work) {
-    const w4_schedule *schedule = &shape->schedule;
-    double slots = worker_slots(device, config, shape);
-    double tiles = (double)schedule->tiles_m * schedule->tiles_n;
-    work.mean = tiles * schedule->stages / slots;
-    if (config->decode) {
-        int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
-        int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
-        double fullness = (double)slices * W4_SLICE_ROWS / (double)(passes * config->public.tile_n);
-        work.sharers = work.stages;
-        work.stages *= fullness;
-    } else if (schedule->workers < slots || config->split) {
-        int64_t together = w4_ceil_divide(schedule->workers, w4_maximum((int64_t)slots / shape->resident, 1));
-        double crowded = (double)together / shape->resident * work.stages;
-        if (crowded > work.mean) work.mean = crowded;
-    }
-    return work;
-}
-
-static bool is_fitted(size_t index) {
-    return index < sizeof costs / sizeof *costs && costs[index].stage > 0;
-}
-
-bool w4_cuda_config_rough(const w4_device *device, size_t index) {
-    return device->runs.sm90 && !is_fitted(index); /* elsewhere one model serves all configs */
-}
-
-double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
-    static const double CALL = 4e-6, H200_CLOCK = 1.98e9; /* the highest, as the driver says it */
-    const w4_cuda_config *config = &w4_cuda_configs[index];
-    w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
-    load work = busiest(config, problem, &shape);
-    if (!device->runs.sm90 && config->decode && is_fitted(index)) {
-        /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's. */
-        double clock = H200_CLOCK / clock_of(device) * 1e-9, memory = least_bytes(problem) / read_rate_of(device);
-        work = of_fitted(device, config, problem, &shape, work);
-        double run = clock * (work.stages * costs[index].stage + work.sharers * costs[index].sharer);
-        return clock * costs[index].call + (run > memory ? run : memory);
-    }
-    if (!device->runs.sm90 || !is_fitted(index)) {
-        double memory = least_bytes(problem) / read_rate_of(device);
-        double run = config->decode ? decode_run(device, config, work)
-                     : config->sm80 ? sm80_run(device, config, &shape, work)
-                                    : sm90_run(config, work);
-        return CALL + (run > memory ? run : memory);
-    }
-    work = of_fitted(device, config, problem, &shape, work);
-    double run = costs[index].call + work.stages * costs[index].stage + work.sharers * costs[index].sharer;
-    double saturated = work.mean * costs[index].saturated;
-    double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
-    return seconds > memory ? seconds : memory;
 }

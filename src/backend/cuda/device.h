@@ -126,6 +126,10 @@ typedef struct w4_cuda_shape {
     size_t partial_bytes, flag_bytes; /* of the workspace, for any M up to the problem's */
 } w4_cuda_shape;
 
+/** How a problem's weight is packed. */
+w4_packed_layout w4_cuda_layout(const w4_problem *problem);
+/** How many workers of a config run at the same time. */
+int32_t w4_cuda_worker_slots(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape);
 /** For `m` tokens, and a workspace that serves problem->m of them. */
 w4_cuda_shape w4_cuda_shape_make(const w4_device *device, size_t config, const w4_problem *problem, int64_t m);
 size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_problem *problem);
