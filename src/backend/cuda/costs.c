@@ -142,14 +142,8 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     const w4_cuda_config *config = &w4_cuda_configs[index];
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
     load work = busiest(config, problem, &shape);
-    if (!device->runs.sm90 && config->decode && is_fitted(index)) {
-        /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's. */
-        double clock = H200_CLOCK / clock_of(device) * 1e-9, memory = least_bytes(problem) / read_rate_of(device);
-        work = of_fitted(device, config, problem, &shape, work);
-        double run = clock * (work.stages * costs[index].stage + work.sharers * costs[index].sharer);
-        return clock * costs[index].call + (run > memory ? run : memory);
-    }
-    if (!device->runs.sm90 || !is_fitted(index)) {
+    bool sm90 = device->runs.sm90;
+    if (!is_fitted(index) || !(sm90 || config->decode)) {
         double memory = least_bytes(problem) / read_rate_of(device);
         double run = config->decode ? decode_run(device, config, work)
                      : config->sm80 ? sm80_run(device, config, &shape, work)
@@ -158,7 +152,14 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     }
     work = of_fitted(device, config, problem, &shape, work);
     double run = costs[index].call + work.stages * costs[index].stage + work.sharers * costs[index].sharer;
-    double saturated = work.mean * costs[index].saturated;
+    double saturated = work.mean * costs[index].saturated, call = 1e-9 * costs[index].call;
     double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
+    if (!sm90) {
+        /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
+         * overlap. */
+        double clock = H200_CLOCK / clock_of(device);
+        seconds *= clock;
+        memory = clock * call + least_bytes(problem) / read_rate_of(device);
+    }
     return seconds > memory ? seconds : memory;
 }
