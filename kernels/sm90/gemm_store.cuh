@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part of gemm.cu: results to C by the copy engine, which leaves out what lies beyond m and n. A warp turns its results
- * over in an area of its own. */
+ * Part of gemm.cu: results to C by the copy engine, which leaves out what lies beyond m and, in whole 16 bytes, beyond
+ * n. A warp turns its results over in an area of its own. */
 struct Store {
     static constexpr int TOKENS = W4_SM90_STORE_TOKENS(TILE_M); /* at a time */
     const CUtensorMap *map;
