@@ -46,7 +46,7 @@ def read_kernels():
 
 
 def work_of(kernel, m, n, k):
-    """Stages of the busiest worker, workers that share a tile, mean stages; as of_fitted in costs.c counts them."""
+    """Stages of the busiest worker, workers that share a tile, mean stages; as fitted_run in costs.c counts them."""
     kind, tile_n, tile_m, tile_k, slots, resident, number = kernel
     tiles = -(-m // tile_m) * -(-n // tile_n)
     stages = -(-k // tile_k)

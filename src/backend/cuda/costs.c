@@ -24,9 +24,9 @@ static double least_bytes(const w4_problem *problem) {
     return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
 }
 
-/** What the busiest worker has to do: stages, and workers that share a tile. mean: of_fitted. */
+/** What the busiest worker has to do: stages, and workers that share a tile; how full a decode config's stages are. */
 typedef struct load {
-    double stages, sharers, mean;
+    double stages, sharers, fullness;
 } load;
 
 static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
@@ -35,7 +35,8 @@ static load busiest(const w4_cuda_config *config, const w4_problem *problem, con
         int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
         int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
         int64_t steps = w4_ceil_divide(schedule->stages, config->warps / config->row_warps);
-        return (load){.stages = (double)(passes * steps), .sharers = 0};
+        return (load){.stages = (double)(passes * steps),
+                      .fullness = (double)(slices * W4_SLICE_ROWS) / (double)(passes * config->public.tile_n)};
     }
     if (schedule->split)
         return (load){.stages = (double)w4_ceil_divide(schedule->stages, schedule->split),
@@ -105,28 +106,29 @@ static double sm90_run(const w4_cuda_config *config, load work) {
     return 1e-9 * (work.stages * stage + work.sharers * (config->split ? SPLIT / config->split : SHARER));
 }
 
-/** What a fitted config's constants are multiplied by, from what the busiest worker has to do; tools/fit_gpu_costs.py
- * (work_of) counts alike. Of a decode config the stages count by how full they are, and in full as sharers: a step
- * costs something besides its weights. `mean`: stages of all tiles over all places for workers; where there are places
- * left, of those on the busiest SM: two workers on one slow each other down. */
-static load of_fitted(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
-                      const w4_cuda_shape *shape, load work) {
+/** Stages of all tiles over all places for workers; where places are left, those on the busiest SM if that is more: two
+ * workers on one slow each other down. */
+static double mean_stages(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape,
+                          load work) {
     const w4_schedule *schedule = &shape->schedule;
-    double slots = w4_cuda_worker_slots(device, config, shape);
-    double tiles = (double)schedule->tiles_m * schedule->tiles_n;
-    work.mean = tiles * schedule->stages / slots;
-    if (config->decode) {
-        int64_t slices = w4_ceil_divide(w4_ceil_divide(problem->n, W4_SLICE_ROWS), shape->grid);
-        int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
-        double fullness = (double)slices * W4_SLICE_ROWS / (double)(passes * config->public.tile_n);
-        work.sharers = work.stages;
-        work.stages *= fullness;
-    } else if (schedule->workers < slots || config->split) {
-        int64_t together = w4_ceil_divide(schedule->workers, w4_maximum((int64_t)slots / shape->resident, 1));
-        double crowded = (double)together / shape->resident * work.stages;
-        if (crowded > work.mean) work.mean = crowded;
-    }
-    return work;
+    int32_t slots = w4_cuda_worker_slots(device, config, shape);
+    double mean = (double)schedule->tiles_m * schedule->tiles_n * schedule->stages / slots;
+    if (config->decode || (schedule->workers >= slots && !config->split)) return mean;
+    int64_t together = w4_ceil_divide(schedule->workers, w4_maximum(slots / shape->resident, 1));
+    double crowded = (double)together / shape->resident * work.stages;
+    return crowded > mean ? crowded : mean;
+}
+
+/** Seconds of a fitted config on an H200, if reading takes no time; tools/fit_gpu_costs.py (work_of) counts alike. Of a
+ * decode config the stages count by how full they are, and in full as sharers: a step costs something besides its
+ * weights. */
+static double fitted_run(const w4_device *device, size_t index, const w4_cuda_shape *shape, load work) {
+    const w4_cuda_config *config = &w4_cuda_configs[index];
+    double stages = config->decode ? work.stages * work.fullness : work.stages;
+    double sharers = config->decode ? work.stages : work.sharers;
+    double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
+    double saturated = mean_stages(device, config, shape, work) * costs[index].saturated;
+    return 1e-9 * (run > saturated ? run : saturated);
 }
 
 static bool is_fitted(size_t index) {
@@ -142,24 +144,21 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     const w4_cuda_config *config = &w4_cuda_configs[index];
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
     load work = busiest(config, problem, &shape);
-    bool sm90 = device->runs.sm90;
-    if (!is_fitted(index) || !(sm90 || config->decode)) {
-        double memory = least_bytes(problem) / read_rate_of(device);
-        double run = config->decode ? decode_run(device, config, work)
-                     : config->sm80 ? sm80_run(device, config, &shape, work)
-                                    : sm90_run(config, work);
-        return CALL + (run > memory ? run : memory);
-    }
-    work = of_fitted(device, config, problem, &shape, work);
-    double run = costs[index].call + work.stages * costs[index].stage + work.sharers * costs[index].sharer;
-    double saturated = work.mean * costs[index].saturated, call = 1e-9 * costs[index].call;
-    double seconds = 1e-9 * (run > saturated ? run : saturated), memory = least_bytes(problem) / MEMORY_RATE;
-    if (!sm90) {
+    double bytes = least_bytes(problem), seconds, memory;
+    if (is_fitted(index) && device->runs.sm90) {
+        seconds = fitted_run(device, index, &shape, work);
+        memory = bytes / MEMORY_RATE;
+    } else if (is_fitted(index) && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
          * overlap. */
         double clock = H200_CLOCK / clock_of(device);
-        seconds *= clock;
-        memory = clock * call + least_bytes(problem) / read_rate_of(device);
+        seconds = clock * fitted_run(device, index, &shape, work);
+        memory = clock * 1e-9 * costs[index].call + bytes / read_rate_of(device);
+    } else {
+        seconds = CALL + (config->decode ? decode_run(device, config, work)
+                          : config->sm80 ? sm80_run(device, config, &shape, work)
+                                         : sm90_run(config, work));
+        memory = CALL + bytes / read_rate_of(device);
     }
     return seconds > memory ? seconds : memory;
 }
