@@ -292,19 +292,25 @@ void test_gemm(const w4a16_plan *plan, const test_activations *a, test_output *c
     test_output_check_guards(c);
 }
 
-size_t test_configs(const w4a16_context *context, const test_weight *weight, int64_t m, w4a16_dtype a_dtype,
-                    w4a16_dtype c_dtype, uint32_t flags, const char *names[TEST_MAX_CONFIGS]) {
+w4a16_problem test_problem(const w4a16_canonical *weight, int64_t m, w4a16_dtype a_dtype, w4a16_dtype c_dtype,
+                           uint32_t flags) {
     w4a16_problem problem;
     w4a16_problem_init(&problem);
     problem.m = m;
-    problem.n = weight->canonical.n;
-    problem.k = weight->canonical.k;
-    problem.group_size = weight->canonical.group_size;
+    problem.n = weight->n;
+    problem.k = weight->k;
+    problem.group_size = weight->group_size;
     problem.a_dtype = a_dtype;
     problem.c_dtype = c_dtype;
-    problem.scale_dtype = weight->canonical.scale_dtype;
-    problem.zero_kind = weight->canonical.zero_kind;
+    problem.scale_dtype = weight->scale_dtype;
+    problem.zero_kind = weight->zero_kind;
     problem.flags = flags;
+    return problem;
+}
+
+size_t test_configs(const w4a16_context *context, const test_weight *weight, int64_t m, w4a16_dtype a_dtype,
+                    w4a16_dtype c_dtype, uint32_t flags, const char *names[TEST_MAX_CONFIGS]) {
+    w4a16_problem problem = test_problem(&weight->canonical, m, a_dtype, c_dtype, flags);
     w4a16_config_info infos[TEST_MAX_CONFIGS];
     size_t count = 0, feasible = 0;
     CHECK(w4a16_config_list(context, &problem, infos, TEST_MAX_CONFIGS, &count));

@@ -122,6 +122,10 @@ void *test_workspace(const w4a16_plan *plan, size_t *bytes);
 /** Run with a poisoned workspace. */
 void test_gemm(const w4a16_plan *plan, const test_activations *a, test_output *c);
 
+/** The problem of multiplying m rows by this weight. */
+w4a16_problem test_problem(const w4a16_canonical *weight, int64_t m, w4a16_dtype a_dtype, w4a16_dtype c_dtype,
+                           uint32_t flags);
+
 /** Names of the configs that can run on `context` for this weight; returns how many. */
 enum { TEST_MAX_CONFIGS = 256 };
 size_t test_configs(const w4a16_context *context, const test_weight *weight, int64_t m, w4a16_dtype a_dtype,

@@ -67,17 +67,7 @@ int cuda_case_end(void **state) {
 size_t cuda_case_configs(const w4a16_canonical *weight, int64_t m, w4a16_dtype a_dtype, w4a16_dtype c_dtype,
                          uint32_t flags, const char *names[TEST_MAX_CONFIGS]) {
     static size_t turn;
-    w4a16_problem problem;
-    w4a16_problem_init(&problem);
-    problem.m = m;
-    problem.n = weight->n;
-    problem.k = weight->k;
-    problem.group_size = weight->group_size;
-    problem.a_dtype = a_dtype;
-    problem.c_dtype = c_dtype;
-    problem.scale_dtype = weight->scale_dtype;
-    problem.zero_kind = weight->zero_kind;
-    problem.flags = flags;
+    w4a16_problem problem = test_problem(weight, m, a_dtype, c_dtype, flags);
     w4a16_config_info infos[TEST_MAX_CONFIGS];
     size_t listed = 0, count = 0;
     CHECK(w4a16_config_list(cuda, &problem, infos, TEST_MAX_CONFIGS, &listed));

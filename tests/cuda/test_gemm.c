@@ -640,14 +640,7 @@ static void uneven_scales_are_left_to_some_configs(void **state) {
         make_uneven(&arrays);
         CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
         problem_make(&p, &seed, &arrays, weight, m, halves[i % 2], halves[i % 2], 0);
-        w4a16_problem_init(&shape);
-        shape.m = m;
-        shape.n = 200;
-        shape.k = 417;
-        shape.group_size = group_size;
-        shape.a_dtype = shape.c_dtype = halves[i % 2];
-        shape.scale_dtype = W4A16_FP32;
-        shape.zero_kind = zero_kind;
+        shape = test_problem(&arrays.canonical, m, halves[i % 2], halves[i % 2], 0);
         CHECK(w4a16_config_list(cuda, &shape, infos, TEST_MAX_CONFIGS, &count));
         w4a16_plan_options_init(&options);
         options.m_max = m;
