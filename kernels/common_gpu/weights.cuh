@@ -41,7 +41,7 @@ __device__ __forceinline__ __nv_bfloat162 bfloat162_of(uint32_t bits) {
 template <bool BF16, int ZERO_KIND> struct Dequantizer;
 
 template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
-    static constexpr bool IS_BF16 = false, RESIDUAL = false;
+    static constexpr bool IS_BF16 = false, SCALES = false, RESIDUAL = false;
     static constexpr int ZERO = ZERO_KIND;
     uint32_t magic;
     __half2 offsets, fraction[2]; /* {1024 + z of row 0, -(64 + z) of row 1}; what is left of a float z */
@@ -75,7 +75,7 @@ template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
 };
 
 template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
-    static constexpr bool IS_BF16 = true, RESIDUAL = ZERO_KIND == W4_PARAM_ZERO_FLOAT;
+    static constexpr bool IS_BF16 = true, SCALES = false, RESIDUAL = ZERO_KIND == W4_PARAM_ZERO_FLOAT;
     static constexpr int ZERO = ZERO_KIND;
     uint32_t magic;
     __nv_bfloat162 offsets; /* 128 + z of each row: exact for whole z from 0 to 127 */
@@ -106,6 +106,79 @@ template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
     static __device__ __forceinline__ float whole(float zero) {
         return RESIDUAL ? rintf(fminf(fmaxf(zero, 0.0f), 15.0f)) : zero;
     }
+};
+
+/** Makes (q - 8) * s / (4096 u) of a thread's two rows, rounded once to fp16: s is the group's scale, and u the row's
+ * unit, of which sums of products then count 4096ths. A unit is a power of two near the scales, or the scale itself
+ * where the row has but one: its weights are then not rounded at all.
+ *
+ * A code alone is an fp16 too small to be normal, q * 2^-24, or q * 2^-20 where it stands four bits up. So one
+ * instruction multiplies it and takes 8 s away, which fp16 holds exactly. */
+struct ScaledCodes {
+    static constexpr bool IS_BF16 = false, SCALES = true, RESIDUAL = false;
+    static constexpr int ZERO = W4_PARAM_SYMMETRIC;
+    __half2 factors, offsets; /* by which each row's codes are multiplied, and what is added */
+    float unit[2];
+    __device__ __forceinline__ ScaledCodes() : factors(half2_of(0)), offsets(half2_of(0)), unit{1.0f, 1.0f} {}
+
+    /** Choose the units for a row's part that begins with `group`, and take that. one: the row has no other. */
+    __device__ __forceinline__ void begin(const Group &group, bool one) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) unit[i] = one ? group.scale[i] : power_below(group.scale[i]);
+        set(one ? __float2half2_rn(1.0f) : relative(group));
+    }
+    /** Take the next group. False where a row's scale is too far from its unit, so that move() has to come first. */
+    __device__ __forceinline__ bool take(const Group &group) {
+        const __half2 scales = relative(group);
+        set(scales);
+        /* |s| from u/16 to 16u, exclusively: the exponents from 11 to 18, in both halves. */
+        return (((bits_of(scales) & 0x7fff7fff) - 0x2c002c00) & 0xe000e000) == 0;
+    }
+    /** Choose new units where the group's scales ask for it, take the group, and give by how much sums grow for it. */
+    __device__ __forceinline__ void move(const Group &group, float (&growth)[2]) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float before = unit[i], size = fabsf(group.scale[i]);
+            if (!(size >= before * 0.0625f && size < before * 15.0f)) unit[i] = power_below(group.scale[i]);
+            growth[i] = before * inverse(unit[i]);
+        }
+        set(relative(group));
+    }
+    /** What to multiply sums of row `row` of the two by. */
+    __device__ __forceinline__ float sum_scale(int row) const { return unit[row] * 4096.0f; }
+
+    __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
+#pragma unroll
+        for (int pair = 0; pair < 2; pair++, word >>= 8) {
+            a[2 * pair] =
+                bits_of(__hfma2(half2_of(word & W4_LOW_NIBBLES), __low2half2(factors), __low2half2(offsets)));
+            a[2 * pair + 1] =
+                bits_of(__hfma2(half2_of(word & W4_HIGH_NIBBLES), __high2half2(factors), __high2half2(offsets)));
+        }
+    }
+
+  private:
+    static __device__ __forceinline__ float power_below(float value) {
+        return __uint_as_float(__float_as_uint(value) & 0x7f800000);
+    }
+    static __device__ __forceinline__ float inverse(float power) {
+        return __uint_as_float(0x7f000000 - __float_as_uint(power));
+    }
+    __device__ __forceinline__ __half2 relative(const Group &group) const {
+        return __floats2half2_rn(group.scale[0] * inverse(unit[0]), group.scale[1] * inverse(unit[1]));
+    }
+    __device__ __forceinline__ void set(__half2 scales) {
+        factors = __hmul2(scales, __floats2half2_rn(4096.0f, 256.0f)); /* 2^24 / 4096, 2^20 / 4096 */
+        offsets = __hmul2(scales, __float2half2_rn(-8.0f / 4096.0f));
+    }
+};
+
+/** What a GEMM multiplies with; ANY_GROUP: groups may be of any size, and their scales far apart. */
+template <bool ANY_GROUP, bool BF16, int ZERO_KIND> struct GemmCodes {
+    using Type = Dequantizer<BF16, ZERO_KIND>;
+};
+template <> struct GemmCodes<false, false, W4_PARAM_SYMMETRIC> {
+    using Type = ScaledCodes;
 };
 
 /** Makes OFFSET + q of a thread's two rows, codes as they are: what OFFSET and zero points add to a sum of products is

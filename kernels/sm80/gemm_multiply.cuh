@@ -5,21 +5,21 @@
  * its codes dequantised into a second set of fragments. Before the last step of a stage the next stage is waited for,
  * so that the first step of that one is prepared like any other.
  *
- * Where a group begins, the sums are multiplied by (scale before / scale now), and at the end by the last scale. The
- * host admits only scales whose ratios cannot overflow. */
+ * Where codes do not take their group's scale along (ScaledCodes), the sums are multiplied by (scale before / scale now)
+ * where a group begins, and at the end by the last scale. The host admits only scales whose ratios cannot overflow. */
 
 template <class Codes> struct Consumer {
     const w4_sm80_gemm_params &params;
     const Shared &shared;
     uint32_t stage; /* being multiplied, or the last one: its address */
     float sums[SLICES][SUMS];
-    float scale[SLICES][2], ratio[SLICES][2]; /* of this group; the one before's to this one's */
+    float scale[SLICES][2], ratio[SLICES][2]; /* of this group; what to multiply sums by for the next one */
     Group zero[SLICES];                       /* zero points that residuals are made of */
     Codes codes[SLICES];
     uint4 words[SLICES]; /* of a block, a word for each step */
     uint32_t fragment[2][SLICES][4], tokens[2][WARP_M / 8][2];
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
-    bool turn;      /* whether a group begins with the next step */
+    bool turn;      /* whether a group begins with the next step, so that sums are to be multiplied */
 
     static constexpr int STEPS = 4 * OWN_BLOCKS;
     static_assert(WARP_M % 16 == 0, "tokens are loaded 16 at a time");
@@ -59,36 +59,58 @@ template <class Codes> struct Consumer {
         for (int i = 0; i < 4; i++) keep_order(fragment[set][slice][i]);
     }
 
-    /** The groups that begin with block `block` of this stage: what the next step's codes are dequantised with, and by
-     * what the sums are multiplied before it. */
-    __device__ __forceinline__ void load_groups(const Rows &rows, int block) {
+    __device__ __forceinline__ Group group_of(const Rows &rows, int slice, int block) const {
         const int line = BLOCKS > 1 ? first_block() + block >> params.line_shift : 0;
+        return rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
+    }
+
+    /** The groups that a piece of work begins with. */
+    __device__ __forceinline__ void first_groups(const Group (&group)[SLICES]) {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            const Group group = rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
-            codes[slice].set(group);
+            if constexpr (Codes::SCALES) {
+                codes[slice].begin(group[slice], params.group_stages == INT32_MAX);
+            } else {
+                codes[slice].set(group[slice]);
+                codes[slice].set_residual(group[slice]);
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                ratio[slice][i] = scale[slice][i] * reciprocal(group.scale[i]);
-                scale[slice][i] = group.scale[i];
-                if (Codes::RESIDUAL) zero[slice].zero[i] = group.zero[i];
+                for (int i = 0; i < 2; i++) scale[slice][i] = group[slice].scale[i];
             }
         }
     }
 
-    /** For a warp whose part of a row's last stage has no columns: its sums become those of zeros. */
-    __device__ __forceinline__ void set_no_groups() {
-        const Group none = {{1.0f, 1.0f}, {0.0f, 0.0f}};
+    /** The groups that begin with block `block` of this stage: what the next step's codes are dequantised with, and, if
+     * that has to be done (`turn`), by what the sums are multiplied before it. */
+    __device__ __forceinline__ void next_groups(const Rows &rows, int block) {
+        Group group[SLICES];
+        bool far = false;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            codes[slice].set(none);
-            zero[slice] = none;
+            group[slice] = group_of(rows, slice, block);
+            if constexpr (Codes::SCALES) {
+                far |= !codes[slice].take(group[slice]);
+            } else {
+                codes[slice].set(group[slice]);
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    ratio[slice][i] = scale[slice][i] * reciprocal(group[slice].scale[i]);
+                    scale[slice][i] = group[slice].scale[i];
+                    if (Codes::RESIDUAL) zero[slice].zero[i] = group[slice].zero[i];
+                }
+            }
+        }
+        if constexpr (Codes::SCALES) {
+            turn = __any_sync(0xffffffff, far);
+            if (turn)
+#pragma unroll
+                for (int slice = 0; slice < SLICES; slice++) codes[slice].move(group[slice], ratio[slice]);
         }
     }
 
     __device__ __forceinline__ void set_residuals() {
+        if constexpr (Codes::RESIDUAL)
 #pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) codes[slice].set_residual(zero[slice]);
+            for (int slice = 0; slice < SLICES; slice++) codes[slice].set_residual(zero[slice]);
     }
 
     /** Multiply step STEP of a stage, and prepare the next one meanwhile: what is written between two mma stays there,
@@ -132,7 +154,7 @@ template <class Codes> struct Consumer {
         } else if (NEXT % 4 == 0) {
             turn = first_block() + BLOCK < blocks_left && (first_block() + BLOCK & ((1 << params.line_shift) - 1)) == 0;
         }
-        if (NEXT % 4 == 0 && turn) load_groups(rows, BLOCK);
+        if (NEXT % 4 == 0 && turn) next_groups(rows, BLOCK);
         if (turns)
             multiply_and_prepare<STEP, true>(rows);
         else
@@ -156,14 +178,18 @@ template <class Codes> struct Consumer {
         const Rows rows(params.gemm);
         stage = loader.arrive(stage);
         group_left = params.group_stages - begin % params.group_stages;
-#pragma unroll
-        for (int i = 0; i < SLICES * 2; i++) scale[i / 2][i % 2] = 1.0f;
         turn = false;
-        if (WARPS_K == 1 || first_block() < (int)params.gemm.layout.blocks - begin * BLOCKS)
-            load_groups(rows, 0);
-        else
-            set_no_groups();
-        set_residuals();
+        /* A warp whose part of a row's last stage has no columns takes sums of zeros. */
+        const bool none = WARPS_K > 1 && first_block() >= (int)params.gemm.layout.blocks - begin * BLOCKS;
+        Group group[SLICES];
+#pragma unroll
+        for (int slice = 0; slice < SLICES; slice++) {
+            if (none)
+                group[slice] = {{1.0f, 1.0f}, {0.0f, 0.0f}};
+            else
+                group[slice] = group_of(rows, slice, 0);
+        }
+        first_groups(group);
         load_words(rows, 0);
 #pragma unroll
         for (int pair = 0; pair < WARP_M / 16; pair++) load_tokens(rows, 0, 0, pair, 0);
@@ -173,6 +199,12 @@ template <class Codes> struct Consumer {
         for (int at = begin; at < end; at++)
             steps(rows, loader, (int)params.gemm.layout.blocks - at * BLOCKS, at + 1 < end);
 #pragma unroll
-        for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] *= scale[i / SUMS][i % 4 / 2];
+        for (int i = 0; i < SLICES * SUMS; i++) {
+            const int slice = i / SUMS, row = i % 4 / 2;
+            if constexpr (Codes::SCALES)
+                sums[slice][i % SUMS] *= codes[slice].sum_scale(row);
+            else
+                sums[slice][i % SUMS] *= scale[slice][row];
+        }
     }
 };

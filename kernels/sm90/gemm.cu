@@ -19,10 +19,13 @@
  * Barriers, for each stage: `full`, 2 arrivals (the loaders) plus the stage's bytes; `empty`, one arrival for each warp
  * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it.
  *
- * Arithmetic: codes become q - z, exact integers in fp16 or bf16. A tile's sums are kept in units of the current
- * group's scale: where a group begins, they are multiplied by (scale before / scale now), and at the end by the last
- * scale. So weights are never rounded (with float zero points and fp16, q - z is), and no second set of sums is needed;
- * the host admits only scales whose ratios cannot overflow.
+ * Arithmetic: symmetric fp16 weights are multiplied by their group's scale as they are dequantised, and rounded once to
+ * fp16, in units of a power of two near the row's scales (ScaledCodes). Else codes become q - z, exact integers in fp16
+ * or bf16, and a tile's sums are kept in units of the current group's scale: where a group begins, they are multiplied
+ * by (scale before / scale now), and at the end by the last scale. So those weights are never rounded (with float zero
+ * points and fp16, q - z is), and no second set of sums is needed; the host admits only scales whose ratios cannot
+ * overflow. bf16 has too few bits to round to, and z * s too many for fp16. The cost of exactness is that wgmma has to be
+ * waited for at each group's end.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. The next kernel is let in once this one's loads of weights are on their way:
@@ -221,7 +224,7 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         grid_dependency_wait();
-        using Codes = Dequantizer<BF16, ZERO>;
+        using Codes = typename GemmCodes<ANY_GROUP, BF16, ZERO>::Type;
         /* Where zero points do not take too many registers already. */
         constexpr bool for_128 = FOR_128 && (ZERO == W4_PARAM_SYMMETRIC ||
                                              (ZERO == W4_PARAM_ZERO_INTEGER && !(WARPGROUPS == 4 && SUMS > 16)));

@@ -36,7 +36,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     uint32_t descriptor; /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
     float sums[STRIPS][SUMS];
-    float scale[STRIPS][2];
+    float scale[STRIPS][2]; /* in units of which sums are, where codes do not take the scale along */
     Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
     uint32_t fragment[2][4][4];
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
@@ -97,7 +97,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         codes[strip].word(words.w, target[3]);
     }
 
-    /** Sums from now on count in units of the new group's scale. */
+    /** Where codes do not take scales along: sums from now on count in units of the new group's. */
     __device__ __forceinline__ void rescale(int strip, const Group &group) {
         float ratio[2];
 #pragma unroll
@@ -109,6 +109,22 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 #pragma unroll
         for (int i = 0; i < SUMS; i++) sums[strip][i] *= ratio[i % 4 / 2];
         settle(sums[strip]);
+    }
+
+    /** Have codes made of a new group: of the next unit, while this one's wgmmas run. */
+    __device__ __forceinline__ void take_group(int strip, const Group &group) {
+        if constexpr (Codes::SCALES) {
+            if (!__any_sync(0xffffffff, !codes[strip].take(group))) return;
+            wgmma_wait<0>();
+            float growth[2];
+            codes[strip].move(group, growth);
+            settle(sums[strip]);
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) sums[strip][i] *= growth[i % 4 / 2];
+            settle(sums[strip]);
+        } else {
+            codes[strip].set(group);
+        }
     }
 
     template <int UNIT> __device__ __forceinline__ void start(uint32_t (&own)[4][4], uint32_t stage_descriptor) {
@@ -166,12 +182,14 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         wgmma_wait<1>();
         if (UNIT == 0 && before >= 0) release(before);
         if (!last || more) {
-            if (begins) codes[strip].set(group);
+            if (begins) take_group(strip, group);
             dequantise(words, strip, fragment[1 - PARITY]);
-            if (begins) {
-                if (STRIPS == 1) wgmma_wait<0>();
-                codes[strip].set_residual(group);
-                rescale(strip, group);
+            if constexpr (!Codes::SCALES) {
+                if (begins) {
+                    if (STRIPS == 1) wgmma_wait<0>();
+                    codes[strip].set_residual(group);
+                    rescale(strip, group);
+                }
             }
         }
         /* With several strips the compiler must see, where the loop closes, that none of their sums is in use. */
@@ -194,7 +212,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2);
     }
 
-    /** Sums of the stages [begin, end) of a tile, in units of the last group's scale. */
+    /** Sums of the stages [begin, end) of a tile, which scale_sums has yet to multiply. */
     __device__ __forceinline__ void multiply(int begin, int end) {
         int before = -1; /* the stage before, which wgmmas may still read */
         if (PINGPONG) order_wait();
@@ -212,15 +230,23 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 #pragma unroll
         for (int i = 0; i < STRIPS * 2; i++) scale[i / 2][i % 2] = 1.0f;
         group_left = params.group_stages - begin % params.group_stages;
-        turn = true;
+        turn = !Codes::SCALES;
         barrier_wait(shared.full(at.stage), at.phase);
         uint32_t slot = words_at + at.stage * params.stage_stride;
         uint4 words = shared_load128(slot);
         Group group = load_group(slot, 0);
-        codes[0].set(group);
-        codes[0].set_residual(group);
-        scale[0][0] = group.scale[0];
-        scale[0][1] = group.scale[1];
+        if constexpr (Codes::SCALES) {
+            const bool one = GROUP_BLOCKS == 0 && params.group_blocks == INT32_MAX;
+            codes[0].begin(group, one);
+#pragma unroll
+            for (int strip = 1; strip < STRIPS; strip++)
+                codes[strip].begin(load_group(slot + strip * params.slot_bytes, 0), one);
+        } else {
+            codes[0].set(group);
+            codes[0].set_residual(group);
+            scale[0][0] = group.scale[0];
+            scale[0][1] = group.scale[1];
+        }
         dequantise(words, 0, fragment[0]);
         int index = begin;
         while (true) {
@@ -240,6 +266,12 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 
     __device__ __forceinline__ void scale_sums() {
 #pragma unroll
-        for (int i = 0; i < STRIPS * SUMS; i++) sums[i / SUMS][i % SUMS] *= scale[i / SUMS][i % 4 / 2];
+        for (int i = 0; i < STRIPS * SUMS; i++) {
+            const int strip = i / SUMS, row = i % 4 / 2;
+            if constexpr (Codes::SCALES)
+                sums[strip][i % SUMS] *= codes[strip].sum_scale(row);
+            else
+                sums[strip][i % SUMS] *= scale[strip][row];
+        }
     }
 };

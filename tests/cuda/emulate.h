@@ -95,6 +95,16 @@ static inline void __syncthreads_of(int threads) {
 static inline void __syncwarp() {
     emulate_meet_warp([](void *const *) {}, nullptr);
 }
+static inline bool __any_sync(uint32_t, bool mine) {
+    emulate_meet_warp(
+        [](void *const brought[32]) {
+            bool any = false;
+            for (int i = 0; i < 32; i++) any |= *(const bool *)brought[i];
+            for (int i = 0; i < 32; i++) *(bool *)brought[i] = any;
+        },
+        &mine);
+    return mine;
+}
 
 /* ---- kernels/common_gpu/ptx.cuh ------------------------------------------------------------------------------- */
 
