@@ -141,10 +141,11 @@ foreach(line IN LISTS lines)
     list(GET fields 8 resident)
     list(GET fields 9 float_zeros)
     list(GET fields 10 split)
+    list(GET fields 11 parts)
     w4a16_entries(${name} ${float_zeros} entries)
     w4a16_kernel(${name} sm90/gemm.cu sm_90a ENTRIES ${entries} FLAGS ${flags_of_config} -DW4_WARPGROUPS=${warpgroups} -DW4_CLUSTER=${cluster}
       -DW4_PINGPONG=${pingpong} -DW4_RESIDENT=${resident} -DW4_FLOAT_ZEROS=${float_zeros} -DW4_ANY_GROUP=${any_group}
-      -DW4_SPLIT=${split} ${racecheck})
+      -DW4_SPLIT=${split} -DW4_PARTS=${parts} ${racecheck})
   elseif(kind MATCHES "^W4_SM80_(KERNEL|ANY_GROUP)$")
     set(any_group 0)
     if(kind STREQUAL "W4_SM80_ANY_GROUP")

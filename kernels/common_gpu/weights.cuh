@@ -17,9 +17,11 @@ __device__ __forceinline__ float load_number(const uint8_t *address, int dtype) 
     return dtype == W4_PARAM_BF16 ? __uint_as_float((uint32_t)bits << 16) : __half2float(__ushort_as_half(bits));
 }
 
-/** Scales and zero points of one group, of the two rows that a thread's fragments hold. */
+/** Scales and zero points of one group, of the two rows that a thread's fragments hold. pair: fp16 scales as they are,
+ * where `scale` is not used. */
 struct Group {
     float scale[2], zero[2];
+    __half2 pair;
 };
 
 __device__ __forceinline__ uint32_t bits_of(__half2 value) {
@@ -41,7 +43,7 @@ __device__ __forceinline__ __nv_bfloat162 bfloat162_of(uint32_t bits) {
 template <bool BF16, int ZERO_KIND> struct Dequantizer;
 
 template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
-    static constexpr bool IS_BF16 = false, SCALES = false, RESIDUAL = false;
+    static constexpr bool IS_BF16 = false, SCALES = false, PAIRS = false, RESIDUAL = false;
     static constexpr int ZERO = ZERO_KIND;
     uint32_t magic;
     __half2 offsets, fraction[2]; /* {1024 + z of row 0, -(64 + z) of row 1}; what is left of a float z */
@@ -75,7 +77,7 @@ template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
 };
 
 template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
-    static constexpr bool IS_BF16 = true, SCALES = false, RESIDUAL = ZERO_KIND == W4_PARAM_ZERO_FLOAT;
+    static constexpr bool IS_BF16 = true, SCALES = false, PAIRS = false, RESIDUAL = ZERO_KIND == W4_PARAM_ZERO_FLOAT;
     static constexpr int ZERO = ZERO_KIND;
     uint32_t magic;
     __nv_bfloat162 offsets; /* 128 + z of each row: exact for whole z from 0 to 127 */
@@ -113,56 +115,81 @@ template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
  * where the row has but one: its weights are then not rounded at all.
  *
  * A code alone is an fp16 too small to be normal, q * 2^-24, or q * 2^-20 where it stands four bits up. So one
- * instruction multiplies it and takes 8 s away, which fp16 holds exactly. */
-struct ScaledCodes {
-    static constexpr bool IS_BF16 = false, SCALES = true, RESIDUAL = false;
+ * instruction multiplies it and takes 8 s away, which fp16 holds exactly. FP16_SCALES: they come as a
+ * group's `pair`. */
+template <bool FP16_SCALES> struct ScaledCodes {
+    static constexpr bool IS_BF16 = false, SCALES = true, PAIRS = FP16_SCALES, RESIDUAL = false;
     static constexpr int ZERO = W4_PARAM_SYMMETRIC;
     __half2 factors, offsets; /* by which each row's codes are multiplied, and what is added */
-    float unit[2];
-    __device__ __forceinline__ ScaledCodes() : factors(half2_of(0)), offsets(half2_of(0)), unit{1.0f, 1.0f} {}
+    __device__ __forceinline__ ScaledCodes()
+        : factors(half2_of(0)), offsets(half2_of(0)), inverses(half2_of(0)), unit{1.0f, 1.0f} {}
 
-    /** Choose the units for a row's part that begins with `group`, and take that. one: the row has no other. */
-    __device__ __forceinline__ void begin(const Group &group, bool one) {
+    /** Choose the units for a row's part that begins with `group`, and take that. one: the row has no other; not with
+     * PAIRS. least: no unit is below; LEAST_FP16 if scales are fp16, so that fp16 holds one over it, else 0. */
+    __device__ __forceinline__ void begin(const Group &group, bool one, float least) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) unit[i] = one ? group.scale[i] : power_below(group.scale[i]);
+        for (int i = 0; i < 2; i++) unit[i] = one ? group.scale[i] : unit_of(group.scale[i], least);
+        inverses = __floats2half2_rn(inverse(unit[0]), inverse(unit[1]));
         set(one ? __float2half2_rn(1.0f) : relative(group));
     }
     /** Take the next group. False where a row's scale is too far from its unit, so that move() has to come first. */
     __device__ __forceinline__ bool take(const Group &group) {
-        const __half2 scales = relative(group);
+        const __half2 scales = PAIRS ? __hmul2(group.pair, inverses) : relative(group);
         set(scales);
-        /* |s| from u/16 to 16u, exclusively: the exponents from 11 to 18, in both halves. */
-        return (((bits_of(scales) & 0x7fff7fff) - 0x2c002c00) & 0xe000e000) == 0;
+        /* In both halves at once: the eight exponents from LEAST on leave the upper three bits empty. */
+        static_assert(MOST - LEAST == 0x2000, "eight exponents");
+        return (((bits_of(scales) & 0x7fff7fff) - (LEAST << 16 | LEAST)) & 0xe000e000) == 0;
     }
-    /** Choose new units where the group's scales ask for it, take the group, and give by how much sums grow for it. */
-    __device__ __forceinline__ void move(const Group &group, float (&growth)[2]) {
+    /** Choose new units where the group's scales ask for it, take the group, and give by how much sums grow for it.
+     * What becomes of a row does not depend on the others. */
+    __device__ __forceinline__ void move(const Group &group, float least, float (&growth)[2]) {
+        find_units();
+        const uint32_t scales = bits_of(relative(group));
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const float before = unit[i], size = fabsf(group.scale[i]);
-            if (!(size >= before * 0.0625f && size < before * 15.0f)) unit[i] = power_below(group.scale[i]);
+            const uint32_t size = scales >> 16 * i & 0x7fff;
+            const float before = unit[i];
+            if (size < LEAST || size >= MOST) unit[i] = unit_of(group.scale[i], least);
             growth[i] = before * inverse(unit[i]);
         }
+        inverses = __floats2half2_rn(inverse(unit[0]), inverse(unit[1]));
         set(relative(group));
     }
-    /** What to multiply sums of row `row` of the two by. */
-    __device__ __forceinline__ float sum_scale(int row) const { return unit[row] * 4096.0f; }
+    /** What to multiply sums of each of the two rows by. */
+    __device__ __forceinline__ void sum_scales(float (&scale)[2]) {
+        find_units();
+#pragma unroll
+        for (int i = 0; i < 2; i++) scale[i] = unit[i] * 4096.0f;
+    }
+
+    static constexpr float LEAST_FP16 = 1.0f / 16384; /* 2^-14 */
 
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
 #pragma unroll
         for (int pair = 0; pair < 2; pair++, word >>= 8) {
-            a[2 * pair] =
-                bits_of(__hfma2(half2_of(word & W4_LOW_NIBBLES), __low2half2(factors), __low2half2(offsets)));
+            a[2 * pair] = bits_of(__hfma2(half2_of(word & W4_LOW_NIBBLES), __low2half2(factors), __low2half2(offsets)));
             a[2 * pair + 1] =
                 bits_of(__hfma2(half2_of(word & W4_HIGH_NIBBLES), __high2half2(factors), __high2half2(offsets)));
         }
     }
 
   private:
-    static __device__ __forceinline__ float power_below(float value) {
-        return __uint_as_float(__float_as_uint(value) & 0x7f800000);
+    static constexpr uint32_t LEAST = 0x2c00, MOST = 0x4c00; /* |s / u| is from 1/16 to less than 16: as fp16's bits */
+    __half2 inverses;                                        /* of units: kept with PAIRS */
+    float unit[2];                                           /* kept without: a register more */
+
+    /** The power of two at or below |scale|. */
+    static __device__ __forceinline__ float unit_of(float scale, float least) {
+        return fmaxf(__uint_as_float(__float_as_uint(scale) & 0x7f800000), least);
     }
     static __device__ __forceinline__ float inverse(float power) {
         return __uint_as_float(0x7f000000 - __float_as_uint(power));
+    }
+    __device__ __forceinline__ void find_units() {
+        if (!PAIRS) return;
+        const float2 both = __half22float2(inverses);
+        unit[0] = inverse(both.x);
+        unit[1] = inverse(both.y);
     }
     __device__ __forceinline__ __half2 relative(const Group &group) const {
         return __floats2half2_rn(group.scale[0] * inverse(unit[0]), group.scale[1] * inverse(unit[1]));
@@ -173,13 +200,12 @@ struct ScaledCodes {
     }
 };
 
-/** What a GEMM multiplies with; ANY_GROUP: groups may be of any size, and their scales far apart. */
-template <bool ANY_GROUP, bool BF16, int ZERO_KIND> struct GemmCodes {
+/** What a GEMM multiplies with; ANY_GROUP: groups may be of any size, and their scales far apart; PAIRS: scales are
+ * fp16, and rows have several groups. */
+template <bool ANY_GROUP, bool BF16, int ZERO_KIND, bool PAIRS> struct GemmCodes {
     using Type = Dequantizer<BF16, ZERO_KIND>;
 };
-template <> struct GemmCodes<false, false, W4_PARAM_SYMMETRIC> {
-    using Type = ScaledCodes;
-};
+template <bool PAIRS> struct GemmCodes<false, false, W4_PARAM_SYMMETRIC, PAIRS> { using Type = ScaledCodes<PAIRS>; };
 
 /** Makes OFFSET + q of a thread's two rows, codes as they are: what OFFSET and zero points add to a sum of products is
  * for the caller to take away, who needs the sum of the other factors for it. */

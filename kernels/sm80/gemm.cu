@@ -20,10 +20,11 @@
  * says both that its copies have arrived and that nobody reads the stage before, whose place is filled next.
  *
  * Arithmetic: as sm90's kernels do, those of the first kind multiply symmetric fp16 weights by their group's scale as
- * they are dequantised (ScaledCodes), rounded once to fp16; else codes become q - z, exact integers in fp16 or bf16, and
- * a tile's sums are kept in units of the current group's scale (gemm_multiply.cuh). Kernels for any group (ANY_GROUP) sum
- * the products of 64 columns (of 32, where groups end within) with exact integers apart and add them times the scale
- * (gemm_multiply_any.cuh). The order over k is the same in every config of a kind that takes tiles whole, if WARPS_K is 1.
+ * they are dequantised (ScaledCodes), rounded once to fp16; else codes become q - z, exact integers in fp16 or bf16,
+ * and a tile's sums are kept in units of the current group's scale (gemm_multiply.cuh). Kernels for any group
+ * (ANY_GROUP) sum the products of 64 columns (of 32, where groups end within) with exact integers apart and add them
+ * times the scale (gemm_multiply_any.cuh). The order over k is the same in every config of a kind that takes tiles
+ * whole, if WARPS_K is 1.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait, where that exists. */
@@ -202,7 +203,7 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void gemm(const w4_sm8
     progress[1].first(params);
     Loader loader(params, shared, progress[0]);
     loader.fill(progress[1]);
-    Consumer<typename GemmCodes<ANY_GROUP, BF16, ZERO>::Type> consumer(params, shared);
+    Consumer<typename GemmCodes<ANY_GROUP, BF16, ZERO, false>::Type> consumer(params, shared);
 #pragma unroll 1
     for (;; progress[1].next(params)) {
         const w4_work &work = progress[1].work; /* read again when it is needed: registers are few */

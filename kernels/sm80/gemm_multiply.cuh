@@ -5,8 +5,9 @@
  * its codes dequantised into a second set of fragments. Before the last step of a stage the next stage is waited for,
  * so that the first step of that one is prepared like any other.
  *
- * Where codes do not take their group's scale along (ScaledCodes), the sums are multiplied by (scale before / scale now)
- * where a group begins, and at the end by the last scale. The host admits only scales whose ratios cannot overflow. */
+ * Where codes do not take their group's scale along (ScaledCodes), the sums are multiplied by (scale before / scale
+ * now) where a group begins, and at the end by the last scale. The host admits only scales whose ratios cannot
+ * overflow. */
 
 template <class Codes> struct Consumer {
     const w4_sm80_gemm_params &params;
@@ -59,6 +60,10 @@ template <class Codes> struct Consumer {
         for (int i = 0; i < 4; i++) keep_order(fragment[set][slice][i]);
     }
 
+    __device__ __forceinline__ float least_unit() const {
+        return params.gemm.scale_dtype == W4_PARAM_FP16 ? Codes::LEAST_FP16 : 0.0f;
+    }
+
     __device__ __forceinline__ Group group_of(const Rows &rows, int slice, int block) const {
         const int line = BLOCKS > 1 ? first_block() + block >> params.line_shift : 0;
         return rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
@@ -69,7 +74,7 @@ template <class Codes> struct Consumer {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
             if constexpr (Codes::SCALES) {
-                codes[slice].begin(group[slice], params.group_stages == INT32_MAX);
+                codes[slice].begin(group[slice], params.group_stages == INT32_MAX, least_unit());
             } else {
                 codes[slice].set(group[slice]);
                 codes[slice].set_residual(group[slice]);
@@ -103,7 +108,8 @@ template <class Codes> struct Consumer {
             turn = __any_sync(0xffffffff, far);
             if (turn)
 #pragma unroll
-                for (int slice = 0; slice < SLICES; slice++) codes[slice].move(group[slice], ratio[slice]);
+                for (int slice = 0; slice < SLICES; slice++)
+                    codes[slice].move(group[slice], least_unit(), ratio[slice]);
         }
     }
 
@@ -199,12 +205,10 @@ template <class Codes> struct Consumer {
         for (int at = begin; at < end; at++)
             steps(rows, loader, (int)params.gemm.layout.blocks - at * BLOCKS, at + 1 < end);
 #pragma unroll
-        for (int i = 0; i < SLICES * SUMS; i++) {
-            const int slice = i / SUMS, row = i % 4 / 2;
-            if constexpr (Codes::SCALES)
-                sums[slice][i % SUMS] *= codes[slice].sum_scale(row);
-            else
-                sums[slice][i % SUMS] *= scale[slice][row];
+        for (int slice = 0; slice < SLICES; slice++) {
+            if constexpr (Codes::SCALES) codes[slice].sum_scales(scale[slice]);
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) sums[slice][i] *= scale[slice][i % 4 / 2];
         }
     }
 };

@@ -8,7 +8,9 @@
  *
  * Roles: warpgroup 0 loads (one warp activations, one weights), the others multiply. Cooperative: they share a tile,
  * each has strips of 64 out features of its own, and the same tokens. Pingpong: each takes every other tile, so that
- * one stores its results while the other multiplies. schedule.h says which tiles, and which stages of them, a CTA does.
+ * one stores its results while the other multiplies. Parts: warpgroups of one tile take its stages in turns, each with
+ * sums of its own, which the first part adds up and stores: more warps then share an SM than narrow tiles have strips.
+ * schedule.h says which tiles, and which stages of them, a CTA does.
  *
  * A stage, TILE_K columns of k: activations [TILE_K/64][TILE_M][64] as the copy engine writes them with the 128-byte
  * swizzle; and for each strip its codes and the scales and zero points of its groups (w4_slot_bytes).
@@ -17,15 +19,16 @@
  * activations for both.
  *
  * Barriers, for each stage: `full`, 2 arrivals (the loaders) plus the stage's bytes; `empty`, one arrival for each warp
- * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it.
+ * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it. The ring has as many stages for
+ * each part: a barrier tells only one round from the next, and a part does not see all rounds.
  *
  * Arithmetic: symmetric fp16 weights are multiplied by their group's scale as they are dequantised, and rounded once to
  * fp16, in units of a power of two near the row's scales (ScaledCodes). Else codes become q - z, exact integers in fp16
  * or bf16, and a tile's sums are kept in units of the current group's scale: where a group begins, they are multiplied
  * by (scale before / scale now), and at the end by the last scale. So those weights are never rounded (with float zero
  * points and fp16, q - z is), and no second set of sums is needed; the host admits only scales whose ratios cannot
- * overflow. bf16 has too few bits to round to, and z * s too many for fp16. The cost of exactness is that wgmma has to be
- * waited for at each group's end.
+ * overflow. bf16 has too few bits to round to, and z * s too many for fp16. The cost of exactness is that wgmma has to
+ * be waited for at each group's end.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. The next kernel is let in once this one's loads of weights are on their way:
@@ -46,7 +49,8 @@ constexpr int WARPGROUPS = W4_WARPGROUPS; /* that multiply */
 constexpr bool PINGPONG = W4_PINGPONG;
 constexpr int THREADS = 128 * (1 + WARPGROUPS);
 constexpr int SLOTS = TILE_N / W4_BLOCK_ROWS;                 /* strips in a stage */
-constexpr int SHARERS = PINGPONG ? 1 : WARPGROUPS;            /* warpgroups that share a tile */
+constexpr int PARTS = W4_PARTS;                               /* of a tile's stages, each some warpgroups' */
+constexpr int SHARERS = PINGPONG ? 1 : WARPGROUPS / PARTS;    /* warpgroups that share a stage */
 constexpr int STRIPS = SLOTS / SHARERS;                       /* strips of one warpgroup */
 constexpr int BLOCKS = TILE_K / W4_BLOCK_COLUMNS;             /* of k in a stage */
 constexpr int UNITS = BLOCKS * STRIPS;                        /* a unit: one block of one strip, four wgmmas */
@@ -63,7 +67,7 @@ constexpr int ARRIVING_LANES = 1;
 constexpr uint32_t EMPTY_ARRIVALS = ARRIVING_LANES * 4 * SHARERS * CLUSTER;
 constexpr uint32_t LOADERS = 2; /* warps that load */
 constexpr bool ORDERED =
-    WARPGROUPS == 2 &&
+    WARPGROUPS == 2 && PARTS == 1 &&
     (PINGPONG || TILE_M >= 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
 static_assert(ORDERED || !PINGPONG, "turns are made for two");
 constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
@@ -71,8 +75,13 @@ static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGP
 constexpr bool SPLITTABLE = W4_SPLIT > 0; /* over k, among a cluster's CTAs */
 static_assert(!SPLITTABLE || (CLUSTER == 1 && !PINGPONG), "a cluster has one use");
 /* Whether there is code of its own for groups of 128 columns: no branches, a sixth fewer instructions. With 128 sums a
- * thread it spills registers, or is 7 % slower. */
-constexpr bool FOR_128 = !ANY_GROUP && STRIPS * SUMS <= 64 && TILE_K >= 128;
+ * thread only codes that take the scale along leave it the registers, and no more than one strip and whole tiles; exact
+ * ones would spill, or be 7 % slower. Four warpgroups of 32 sums a thread have none left for zero points. */
+constexpr bool CROWDED = WARPGROUPS == 4 && SUMS > 16;
+template <bool BF16, int ZERO>
+constexpr bool FOR_128 = !ANY_GROUP && TILE_K >= 128 &&
+                         (STRIPS * SUMS <= 64 || (!BF16 && ZERO == W4_PARAM_SYMMETRIC && STRIPS == 1 && !SPLITTABLE)) &&
+                         (ZERO == W4_PARAM_SYMMETRIC || (ZERO == W4_PARAM_ZERO_INTEGER && !CROWDED));
 constexpr int ORDER_BARRIER = 8; /* and the next: named barriers */
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
@@ -83,6 +92,7 @@ constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * W
 constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
 
 static_assert(SLOTS % SHARERS == 0, "every warpgroup has as many strips");
+static_assert(WARPGROUPS % PARTS == 0 && (PARTS == 1 || !PINGPONG), "every part has as many warpgroups");
 static_assert(TILE_K <= W4_CHUNK_COLUMNS, "a stage lies in one chunk");
 static_assert(BOX_BYTES / CLUSTER % W4_SM90_ALIGNMENT == 0, "the swizzle repeats every 1024 bytes");
 
@@ -102,7 +112,11 @@ struct Shared {
         return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING_BYTES(TILE_M);
     }
     __device__ uint32_t activations(int stage) const {
-        return barriers + w4_sm90_fixed_bytes(4 * WARPGROUPS, TILE_M) - W4_SM90_ALIGNMENT + stage * A_BYTES;
+        return barriers + w4_sm90_fixed_bytes(4 * WARPGROUPS, TILE_N, TILE_M, PARTS) - W4_SM90_ALIGNMENT +
+               stage * A_BYTES;
+    }
+    __device__ uint32_t part(int part) const {
+        return activations(0) - w4_sm90_part_bytes(TILE_N, TILE_M, PARTS) + part * (TILE_N * TILE_M * 4);
     }
     __device__ uint32_t slot(int stage, int slot) const { return codes + (stage * SLOTS + slot) * slot_bytes; }
 };
@@ -141,6 +155,8 @@ struct Tile {
 
 #include "gemm_multiply_any.cuh"
 
+#include "gemm_parts.cuh"
+
 #include "gemm_split.cuh"
 
 #include "gemm_store.cuh"
@@ -149,9 +165,11 @@ template <class Codes, int GROUP_BLOCKS>
 __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm_params &params, const Shared &shared,
                                         int worker, int rank) {
     int warpgroup = threadIdx.x / 128 - 1;
-    int first_slot = PINGPONG ? 0 : warpgroup * STRIPS;
-    Consumer<Codes, GROUP_BLOCKS> consumer(params, shared, first_slot);
-    const Store store(c, params, shared.staging(threadIdx.x / 32 - 4));
+    const int part = warpgroup / SHARERS % PARTS;
+    int first_slot = PINGPONG ? 0 : (PARTS > 1 ? warpgroup % SHARERS : warpgroup) * STRIPS;
+    Consumer<Codes, GROUP_BLOCKS> consumer(params, shared, first_slot, part);
+    Parts parts(shared, part);
+    const Store store(c, params, shared.staging((threadIdx.x / 32 - 4) % (4 * WARPGROUPS / PARTS)));
     if (ORDERED && warpgroup == 1) consumer.order_pass(); /* the first turn is the other's */
     w4_work_cursor cursor = w4_schedule_begin(&params.schedule, worker);
     w4_work work;
@@ -168,6 +186,12 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
         }
         const Split split(params, shared, worker);
         const bool shared_k = SPLITTABLE && params.schedule.split;
+        if (part > 0) {
+            parts.give(consumer.sums);
+            if (shared_k) cluster_sync();
+            continue;
+        }
+        parts.collect(consumer.sums);
         if (shared_k) {
             split.give(consumer.sums);
             cluster_sync();
@@ -224,12 +248,11 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         grid_dependency_wait();
-        using Codes = typename GemmCodes<ANY_GROUP, BF16, ZERO>::Type;
-        /* Where zero points do not take too many registers already. */
-        constexpr bool for_128 = FOR_128 && (ZERO == W4_PARAM_SYMMETRIC ||
-                                             (ZERO == W4_PARAM_ZERO_INTEGER && !(WARPGROUPS == 4 && SUMS > 16)));
-        if (for_128 && params.group_blocks == 2)
-            consume<Codes, for_128 ? 2 : 0>(c, params, shared, worker, rank);
+        constexpr bool for_128 = FOR_128<BF16, ZERO>;
+        using Codes = typename GemmCodes<ANY_GROUP, BF16, ZERO, false>::Type;
+        using CodesFor128 = typename GemmCodes<ANY_GROUP, BF16, ZERO, for_128 && !CROWDED>::Type;
+        if (for_128 && params.group_blocks == 2 && (!CodesFor128::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16))
+            consume<CodesFor128, for_128 ? 2 : 0>(c, params, shared, worker, rank);
         else
             consume<Codes, 0>(c, params, shared, worker, rank);
     }

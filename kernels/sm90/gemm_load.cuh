@@ -35,7 +35,7 @@ __device__ __forceinline__ void load_weights(const w4_sm90_gemm_params &params, 
 #pragma unroll 1
         for (int stage = work.begin; stage < work.end; stage++) {
             barrier_wait(shared.empty(at.stage), at.phase ^ 1);
-            const bool lines = --group_left == 0;
+            const bool lines = PARTS > 1 || --group_left == 0;
             if (lines) {
                 group_left = to_next_group;
                 to_next_group = params.group_stages;

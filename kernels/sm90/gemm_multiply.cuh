@@ -29,27 +29,29 @@ template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 template <class Codes, int GROUP_BLOCKS> struct Consumer {
     const w4_sm90_gemm_params &params;
     const Shared &shared;
-    const int thread;
+    const int thread, part;
     uint32_t words_at; /* this thread's 16 bytes of its first slot in stage 0 */
     uint32_t scale_from_words,
         scale_selector;  /* from there to its row's scale; which bytes of that word make a float */
     uint32_t descriptor; /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
     float sums[STRIPS][SUMS];
-    float scale[STRIPS][2]; /* in units of which sums are, where codes do not take the scale along */
+    float scale[STRIPS][2];              /* in units of which sums are, where codes do not take the scale along */
     Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
     uint32_t fragment[2][4][4];
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
 
-    __device__ __forceinline__ Consumer(const w4_sm90_gemm_params &params_, const Shared &shared_, int first_slot)
-        : params(params_), shared(shared_), thread(threadIdx.x % 128) {
+    __device__ __forceinline__ Consumer(const w4_sm90_gemm_params &params_, const Shared &shared_, int first_slot,
+                                        int part_)
+        : params(params_), shared(shared_), thread(threadIdx.x % 128), part(part_) {
         const int row = thread / 32 * 16 + thread % 32 / 4, size = (int)params.gemm.layout.scale_size;
         words_at = in_register(shared.slot(0, first_slot) + thread * 16);
         scale_from_words = CODE_BYTES + (row * size & ~3) - thread * 16;
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
         scale_selector = size == 4 ? 0x3210 : params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x1044 : 0x4410;
         if (size == 2 && row % 2) scale_selector += params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x2200 : 0x0022;
+        if (Codes::PAIRS) scale_selector = row % 2 ? 0x7632 : 0x5410; /* of two words: one half of each */
         scale_selector = in_register(scale_selector);
         descriptor = in_register(wgmma_descriptor_low(shared.activations(0)));
     }
@@ -59,8 +61,12 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
         const w4_gemm_params &gemm = params.gemm;
         const uint32_t size = (uint32_t)gemm.layout.scale_size,
-                       scales = slot + scale_from_words + line * W4_BLOCK_ROWS * size;
+                       scales = slot + scale_from_words + line * W4_BLOCK_ROWS * (Codes::PAIRS ? 2 : size);
         Group group;
+        if constexpr (Codes::PAIRS) {
+            group.pair = half2_of(__byte_perm(shared_load32(scales), shared_load32(scales + 16), scale_selector));
+            return group;
+        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             uint32_t bits = __byte_perm(shared_load32(scales + 8 * i * size), 0, scale_selector);
@@ -76,6 +82,20 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             group.zero[i] = Codes::ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(zeros + 8 * i)
                                                                  : __uint_as_float(shared_load32(zeros + 32 * i));
         return group;
+    }
+
+    static __device__ __forceinline__ Group unpack(const Group &group) {
+        Group result = group;
+        if constexpr (Codes::PAIRS) {
+            const float2 scales = __half22float2(group.pair);
+            result.scale[0] = scales.x;
+            result.scale[1] = scales.y;
+        }
+        return result;
+    }
+
+    __device__ __forceinline__ float least_unit() const {
+        return params.gemm.scale_dtype == W4_PARAM_FP16 ? Codes::LEAST_FP16 : 0.0f;
     }
 
     /** A warp of this CTA is done with a stage; the loaders of all CTAs that write into it want to know. */
@@ -117,7 +137,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             if (!__any_sync(0xffffffff, !codes[strip].take(group))) return;
             wgmma_wait<0>();
             float growth[2];
-            codes[strip].move(group, growth);
+            codes[strip].move(unpack(group), least_unit(), growth);
             settle(sums[strip]);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) sums[strip][i] *= growth[i % 4 / 2];
@@ -157,8 +177,9 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         start<UNIT>(fragment[PARITY], stage_descriptor);
         if (ORDERED && !PINGPONG) order_pass();
         if (last) {
-            at.advance(params.ring);
-            if (GROUP_BLOCKS == 0) {
+#pragma unroll
+            for (int i = 0; i < PARTS; i++) at.advance(params.ring);
+            if (GROUP_BLOCKS == 0 && PARTS == 1) {
                 turn = --group_left == 0;
                 if (turn) group_left = params.group_stages;
             }
@@ -212,7 +233,13 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2);
     }
 
-    /** Sums of the stages [begin, end) of a tile, which scale_sums has yet to multiply. */
+    __device__ __forceinline__ Position at_end(int stages) const {
+        Position end = at;
+        if (PARTS > 1) end.skip(stages, params.ring);
+        return end;
+    }
+
+    /** Sums of the stages [begin, end) of a tile, of which this part's, which scale_sums has yet to multiply. */
     __device__ __forceinline__ void multiply(int begin, int end) {
         int before = -1; /* the stage before, which wgmmas may still read */
         if (PINGPONG) order_wait();
@@ -221,7 +248,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             uint32_t stage_descriptor = descriptor + here * (A_BYTES >> 4);
             /* The same in all lanes, and the compiler may know it: descriptors are then made in uniform registers. */
             if (GROUP_BLOCKS > 0) stage_descriptor = __shfl_sync(0xffffffff, stage_descriptor, 0);
-            units<decltype(parity)::value>(stage_descriptor, words_at + here * params.stage_stride, index + 1 < end,
+            units<decltype(parity)::value>(stage_descriptor, words_at + here * params.stage_stride, index + PARTS < end,
                                            before);
             before = here;
         };
@@ -230,17 +257,32 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 #pragma unroll
         for (int i = 0; i < STRIPS * 2; i++) scale[i / 2][i % 2] = 1.0f;
         group_left = params.group_stages - begin % params.group_stages;
-        turn = !Codes::SCALES;
+        /* A part does not see where groups begin, but each of its stages has its group's line. */
+        turn = PARTS > 1 ? params.group_blocks != INT32_MAX : !Codes::SCALES;
+        const Position end_at = at_end(end - begin);
+        /* A place in the ring is always the same part's, which so meets all its rounds in order. */
+        const int ahead = PARTS > 1 ? (part + PARTS - at.stage % PARTS) % PARTS : 0;
+        if (PARTS > 1) {
+            if (begin + ahead >= end) { /* nothing: sums are zeros, in units of anything finite */
+                if constexpr (Codes::SCALES)
+#pragma unroll
+                    for (int strip = 0; strip < STRIPS; strip++)
+                        codes[strip].begin({{1.0f, 1.0f}, {}, {}}, false, 0.0f);
+                at = end_at;
+                return;
+            }
+            at.skip(ahead, params.ring);
+        }
         barrier_wait(shared.full(at.stage), at.phase);
         uint32_t slot = words_at + at.stage * params.stage_stride;
         uint4 words = shared_load128(slot);
         Group group = load_group(slot, 0);
         if constexpr (Codes::SCALES) {
             const bool one = GROUP_BLOCKS == 0 && params.group_blocks == INT32_MAX;
-            codes[0].begin(group, one);
+            codes[0].begin(unpack(group), one, least_unit());
 #pragma unroll
             for (int strip = 1; strip < STRIPS; strip++)
-                codes[strip].begin(load_group(slot + strip * params.slot_bytes, 0), one);
+                codes[strip].begin(unpack(load_group(slot + strip * params.slot_bytes, 0)), one, least_unit());
         } else {
             codes[0].set(group);
             codes[0].set_residual(group);
@@ -248,15 +290,16 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             scale[0][1] = group.scale[1];
         }
         dequantise(words, 0, fragment[0]);
-        int index = begin;
+        int index = begin + ahead;
         while (true) {
             stage(Constant<0>(), index);
-            if (++index == end) break;
+            if ((index += PARTS) >= end) break;
             if (UNITS % 2) {
                 stage(Constant<1>(), index);
-                if (++index == end) break;
+                if ((index += PARTS) >= end) break;
             }
         }
+        if (PARTS > 1) at = end_at;
         if (PINGPONG) order_pass();
         wgmma_wait<0>();
 #pragma unroll
@@ -266,12 +309,10 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 
     __device__ __forceinline__ void scale_sums() {
 #pragma unroll
-        for (int i = 0; i < STRIPS * SUMS; i++) {
-            const int strip = i / SUMS, row = i % 4 / 2;
-            if constexpr (Codes::SCALES)
-                sums[strip][i % SUMS] *= codes[strip].sum_scale(row);
-            else
-                sums[strip][i % SUMS] *= scale[strip][row];
+        for (int strip = 0; strip < STRIPS; strip++) {
+            if constexpr (Codes::SCALES) codes[strip].sum_scales(scale[strip]);
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) sums[strip][i] *= scale[strip][i % 4 / 2];
         }
     }
 };

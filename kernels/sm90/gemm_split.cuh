@@ -13,7 +13,7 @@ struct Split {
           rank(worker % max(params_.schedule.split, 1)) {}
 
     __device__ __forceinline__ int slice(int strip) const {
-        return ((threadIdx.x / 128 - 1) * STRIPS + strip) * 4 + threadIdx.x % 128 / 32;
+        return ((threadIdx.x / 128 - 1) * STRIPS + strip) * 4 + threadIdx.x % 128 / 32; /* of the first part */
     }
     /** Whether this CTA finishes this warp's slice of its strip `strip`. */
     __device__ __forceinline__ bool mine(int strip) const {
@@ -24,7 +24,7 @@ struct Split {
     }
 
     __device__ __forceinline__ void give(const float (&sums)[STRIPS][SUMS]) const {
-        group_sync(BARRIER, 128 * WARPGROUPS); /* nobody reads the ring any more */
+        group_sync(BARRIER, 128 * SHARERS); /* nobody reads the ring any more */
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
             if (mine(strip)) continue;

@@ -82,6 +82,11 @@ __device__ __forceinline__ void turn_pass(int barrier) {
     asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory");
 }
 
+/** Arrive at a barrier at which others wait (group_sync), for `threads` threads in all. */
+__device__ __forceinline__ void group_arrive(int barrier, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
 /* ---- Shared memory ------------------------------------------------------------------------------------------- */
 
 /** Store 8 x 8 matrices of 16-bit values, transposed: place(i, j) is the address for row j of matrix i, 16 bytes; a

@@ -19,10 +19,18 @@ enum {
 #define W4_SM90_STORE_TOKENS(tile_m) (W4_SM90_STORES_TENSOR(tile_m) && (tile_m) >= 32 ? 32 : 16)
 #define W4_SM90_STAGING_BYTES(tile_m) (W4_SM90_STORE_TOKENS(tile_m) * 32)
 
-/** Shared memory but for the stages: what aligning may cost, barriers, and areas for results of `warps` warps. */
-W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps, int32_t tile_m) {
+/** Shared memory for the sums of a tile's parts, but the first, which adds them up. */
+W4_SHARED_FUNCTION int32_t w4_sm90_part_bytes(int32_t tile_n, int32_t tile_m, int32_t parts) {
+    return (parts - 1) * tile_n * tile_m * 4;
+}
+
+/** Shared memory but for the stages: what aligning may cost, barriers, areas for results of the warps of the part that
+ * stores them (`warps` warps in all), and for the sums of the others. */
+W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps, int32_t tile_n, int32_t tile_m, int32_t parts) {
     return W4_SM90_ALIGNMENT + W4_SM90_BARRIER_BYTES +
-           (warps * W4_SM90_STAGING_BYTES(tile_m) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT * W4_SM90_ALIGNMENT;
+           (warps / parts * W4_SM90_STAGING_BYTES(tile_m) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT *
+               W4_SM90_ALIGNMENT +
+           w4_sm90_part_bytes(tile_n, tile_m, parts);
 }
 
 #endif

@@ -28,12 +28,13 @@ enum {
 
 const w4_cuda_config w4_cuda_configs[] = {
 #define W4_SM90_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster_, pingpong_, resident_, zeros,  \
-                      any, streamk, split_)                                                                            \
+                      parts_, any, streamk, split_)                                                                    \
     {.public = {#kernel_name suffix, tile_m, (tile_n) * (cluster_), tile_k},                                           \
      .kernel = #kernel_name,                                                                                           \
      .warps = 4 * (warpgroups),                                                                                        \
      .cluster = cluster_,                                                                                              \
      .pingpong = pingpong_,                                                                                            \
+     .parts = parts_,                                                                                                  \
      .resident = resident_,                                                                                            \
      .float_zeros = zeros,                                                                                             \
      .any_group = any,                                                                                                 \
@@ -42,13 +43,13 @@ const w4_cuda_config w4_cuda_configs[] = {
      .slot = SLOT_##kernel_name},
 #define W4_SM90_SPLIT_0(...)
 #define W4_SM90_SPLIT_2(name, ...) W4_SM90_ENTRY(name, "_split2", __VA_ARGS__, false, false, 2)
-#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                           \
-    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, false, false, 0)                  \
-    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, false, true, 0)           \
-    W4_SM90_SPLIT_##split(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros)
-#define W4_SM90_ANY_GROUP(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split)                        \
-    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, true, false, 0)                   \
-    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, true, true, 0)
+#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts)                    \
+    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, false, false, 0)           \
+    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, false, true, 0)    \
+    W4_SM90_SPLIT_##split(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts)
+#define W4_SM90_ANY_GROUP(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts)                 \
+    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, true, false, 0)            \
+    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, true, true, 0)
 #define W4_SM80_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warps_, warps_m, parts_, resident_, zeros, any,     \
                       streamk)                                                                                         \
     {.public = {#kernel_name suffix, tile_m, tile_n, tile_k},                                                          \
@@ -152,8 +153,9 @@ static void share_sm90(const w4_device *device, const w4_cuda_config *config, co
     shape->slot_bytes = w4_slot_bytes(&layout, tile->tile_k, shape->lines);
     int32_t stage = tile->tile_m * tile->tile_k * 2 + tile_n / W4_BLOCK_ROWS * shape->slot_bytes;
     int32_t room = config->resident > 1 ? W4_SM90_SHARED_OF_SM / config->resident - 1024 : device->shared_limit;
-    int32_t fixed = w4_sm90_fixed_bytes(config->warps, tile->tile_m);
+    int32_t fixed = w4_sm90_fixed_bytes(config->warps, tile_n, tile->tile_m, config->parts);
     shape->ring = (int32_t)w4_minimum((room - fixed) / stage, W4_SM90_MOST_STAGES);
+    shape->ring -= shape->ring % config->parts; /* a place in the ring is one part's, which meets its rounds in order */
     shape->shared_bytes = fixed + shape->ring * stage;
 }
 
@@ -240,6 +242,11 @@ static int64_t bytes_of_rows(const w4_problem *problem, const w4_config *tile) {
                       strips * w4_cuda_layout(problem).strip_stride);
 }
 
+/** Stages that the ring must have: a warp gives one back when it has begun with its next one. */
+static int32_t least_ring(const w4_cuda_config *config) {
+    return config->sm80 ? 2 : 2 * config->parts;
+}
+
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
@@ -265,14 +272,14 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
     else if (config->split && tiles * config->split > w4_cuda_worker_slots(device, config, &shape))
         snprintf(reason, reason_size, "the tiles, each shared out to %d blocks, are not all on the GPU at once",
                  config->split);
-    else if (config->split && shape.schedule.stages < 2 * config->split)
+    else if (config->split && shape.schedule.stages < config->split * least_ring(config))
         snprintf(reason, reason_size, "tiles of %d stages are too small to share out", shape.schedule.stages);
     else if (shape.shared_bytes > device->shared_limit)
         snprintf(reason, reason_size, "needs %d bytes of shared memory a block; this GPU offers %d", shape.shared_bytes,
                  device->shared_limit);
-    else if (shape.ring < 2)
-        snprintf(reason, reason_size, "two stages do not fit in the %d bytes of shared memory of this GPU",
-                 device->shared_limit);
+    else if (shape.ring < least_ring(config))
+        snprintf(reason, reason_size, "%d stages do not fit in the %d bytes of shared memory of this GPU",
+                 least_ring(config), device->shared_limit);
     else if (!config->any_group && !problem->uneven_scales && !fits_in_place(problem))
         snprintf(reason, reason_size, "takes groups of 64, 128 and multiples of 256, not of %" PRId64,
                  problem->group_size);

@@ -103,6 +103,7 @@ static double sm90_run(const w4_cuda_config *config, load work) {
     double weights = (double)(tile->tile_n / config->cluster) * tile->tile_k / 1024;
     double products = weights * tile->tile_m / 64;
     double stage = STAGE + WEIGHTS * weights + (PRODUCTS + (config->any_group ? ANY_GROUP : 0)) * products;
+    stage /= config->parts;
     return 1e-9 * (work.stages * stage + work.sharers * (config->split ? SPLIT / config->split : SHARER));
 }
 

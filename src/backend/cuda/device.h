@@ -17,8 +17,9 @@ typedef struct w4_cuda_config {
     w4_config public;
     const char *kernel; /* name of the cubin */
     int32_t warps;      /* that multiply */
-    int32_t parts;      /* of an sm80 GEMM's warps, that share out a stage's columns; else 0 or 1 */
-    int32_t row_warps;  /* of a decode kernel: warps side by side along n; the others share out k with them */
+    int32_t parts; /* of an sm80 GEMM's warps, that share out a stage's columns, or of an sm90 one's warpgroups, that
+                      take stages in turns; else 0 or 1 */
+    int32_t row_warps; /* of a decode kernel: warps side by side along n; the others share out k with them */
     int32_t cluster, pingpong, resident;
     bool float_zeros; /* takes floating zero points */
     bool any_group;   /* takes groups of any multiple of 32, and any scales */
