@@ -24,9 +24,10 @@ static double least_bytes(const w4_problem *problem) {
     return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
 }
 
-/** What the busiest worker has to do: stages, and workers that share a tile; how full a decode config's stages are. */
+/** What the busiest worker has to do: stages, and workers that share a tile; in how many passes a decode config's
+ * stages are, and how full. */
 typedef struct load {
-    double stages, sharers, fullness;
+    double stages, sharers, passes, fullness;
 } load;
 
 static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
@@ -36,6 +37,7 @@ static load busiest(const w4_cuda_config *config, const w4_problem *problem, con
         int64_t passes = w4_ceil_divide(slices, config->public.tile_n / W4_SLICE_ROWS);
         int64_t steps = w4_ceil_divide(schedule->stages, config->warps / config->row_warps);
         return (load){.stages = (double)(passes * steps),
+                      .passes = (double)passes,
                       .fullness = (double)(slices * W4_SLICE_ROWS) / (double)(passes * config->public.tile_n)};
     }
     if (schedule->split)
@@ -61,10 +63,10 @@ static double read_rate_of(const w4_device *device) {
 /** Seconds that an sm80 config's stages take, where it was never measured. A stage takes the longest of: its
  * multiplications, on an SM that its blocks share; reading its weights, at this SM's share of the memory's rate;
  * the SM's instructions; what one warp takes for its part, however empty the SM is. The constants are those at which
- * the times of 22 configs on an H200 (8192 x 8192, M = 32 to 8192, sm_90 code) come out best, 11 % off in the root mean
- * square. */
+ * the choices on an H200 come out best (sm_90 code, seven shapes, M = 32 to 2048): 1.3 % slower than the best config in
+ * the mean; the times of 26 configs are 14 % off in the root mean square. */
 static double sm80_run(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
-    static const double SHARER = 0.7e-6, FEED = 0.7, ANY_GROUP = 1.25;
+    static const double SHARER = 1.0e-6, FEED = 0.7, ANY_GROUP = 1.25, BARRIER = 500, ALONE = 0.9;
     /* Clocks for 16 x 64 weights, and more for each 8 tokens: of an SM, and of a warp. A warp with 16 rows loads all
      * tokens for these alone. */
     static const double ISSUE_WEIGHTS = 38, ISSUE_TOKENS = 7.5, ONE_SLICE = 1.08;
@@ -81,6 +83,9 @@ static double sm80_run(const w4_device *device, const w4_cuda_config *config, co
     double issue = weights / 1024 * (ISSUE_WEIGHTS + ISSUE_TOKENS * tile->tile_m / 8) / clock * together;
     if (tile->tile_n == 16 * config->warps) issue *= ONE_SLICE;
     double stage = multiply > issue ? multiply : issue;
+    /* Where no other block is on the SM, nobody has work when all warps wait for one another; and else less time is
+     * lost. */
+    if (shape->resident == 1) stage = ALONE * stage + BARRIER / clock;
     if (config->any_group) stage *= ANY_GROUP;
     if (stage < read) stage = read;
     double warp = WARP_STAGE + weights / 1024 / config->warps * (WARP_WEIGHTS + WARP_TOKENS * tile->tile_m / 8);
@@ -151,10 +156,12 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
         memory = bytes / MEMORY_RATE;
     } else if (is_fitted(index) && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
-         * overlap. */
-        double clock = H200_CLOCK / clock_of(device);
-        seconds = clock * fitted_run(device, index, &shape, work);
-        memory = clock * 1e-9 * costs[index].call + bytes / read_rate_of(device);
+         * overlap. What the fit does not know: each further pass costs a round of barriers, 0.27 to 0.43 us on an H200
+         * (28672 x 4096, seven passes). */
+        static const double PASS = 0.35e-6;
+        double clock = H200_CLOCK / clock_of(device), barriers = PASS * (work.passes - 1);
+        seconds = clock * (fitted_run(device, index, &shape, work) + barriers);
+        memory = clock * (1e-9 * costs[index].call + barriers) + bytes / read_rate_of(device);
     } else {
         seconds = CALL + (config->decode ? decode_run(device, config, work)
                           : config->sm80 ? sm80_run(device, config, &shape, work)
