@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the GPU cost model's constants to measured times.
 
-For every config the model says: seconds = max(call + stages * stage + sharers * sharer, mean * saturated), where `stages` is
-how many pipeline stages the busiest worker does, `sharers` how many workers share a tile, and `mean` the stages of all
-tiles over all places for workers, or, where places are left, those on the busiest SM: a short run waits for latencies, a full
-GPU, or SM, for whatever the kernel saturates. Of a decode config `stages` counts steps by how full they are, and `sharers` in
-full. This reads tables written by `w4a16 bench --profile --csv`, finds for every config the four constants with the least
-relative squared error, where a point counts the more the nearer the config is to the best one there, and prints the lines of
-src/backend/cuda/costs.def. --check also says how much slower than the best config the model's choice is; --without leaves
-shapes out of the fit, and --check judges these alone then.
+For every config the model says: seconds = max(call + stages * stage + sharers * sharer, mean * saturated) + besides,
+where `stages` is how many pipeline stages the busiest worker does, `sharers` how many workers share a tile, and `mean` the
+stages of all tiles over all places for workers, or, where places are left, those on the busiest SM: a short run waits for
+latencies, a full GPU, or SM, for whatever the kernel saturates. `besides` is said below (PASS, ALONE). Of a decode config
+`stages` counts steps by how full they are, and `sharers` in full. This reads tables written by `w4a16 bench --profile
+--csv`, finds for every config the four constants with the least relative squared error, where a point counts the more the
+nearer the config is to the best one there, and prints the lines of src/backend/cuda/costs.def. --check also says how much
+slower than the best config the model's choice is; --without leaves shapes out of the fit, and --check judges these alone
+then.
 """
 import argparse
 import math
@@ -23,6 +24,12 @@ from profile_table import ROOT, TableError, geometric_mean, read_rows
 
 PROCESSORS = 132
 LEAST_RUN = 4  # as in src/backend/cuda/configs.c
+
+
+# Seconds that are known besides: what a decode kernel takes for each pass over k after the first, a round of barriers
+# (0.27 to 0.43 us at 28672 x 4096), and a GEMM kernel whose blocks fill SMs that hold several, so that the next one finds no
+# room while it runs; of stream-K's that is always so. Chosen by what --without says of ALONE from 0 to 3 us.
+PASS, ALONE = 0.35e-6, 2e-6
 
 
 def read_kernels():
@@ -46,7 +53,8 @@ def read_kernels():
 
 
 def work_of(kernel, m, n, k):
-    """Stages of the busiest worker, workers that share a tile, mean stages; as fitted_run in costs.c counts them."""
+    """Stages of the busiest worker, workers that share a tile, mean stages, and seconds besides, which are not fitted; as
+    fitted_run in costs.c counts them."""
     kind, tile_n, tile_m, tile_k, slots, resident, number = kernel
     tiles = -(-m // tile_m) * -(-n // tile_n)
     stages = -(-k // tile_k)
@@ -54,8 +62,9 @@ def work_of(kernel, m, n, k):
     if kind == "decode":
         slices = -(-n // 16)
         slices = -(-slices // min(slices, slots))
-        steps = -(-slices // (tile_n // 16)) * -(-stages // number)
-        return -(-stages // number) * slices / (tile_n // 16), float(steps), mean
+        passes = -(-slices // (tile_n // 16))
+        steps = passes * -(-stages // number)
+        return -(-stages // number) * slices / (tile_n // 16), float(steps), mean, PASS * (passes - 1)
     split, workers = 0, min(tiles, slots)
     if kind == "split":
         workers, busiest, sharers = tiles * number, -(-stages // number), float(number)
@@ -68,9 +77,10 @@ def work_of(kernel, m, n, k):
                 split, workers = 0, min(tiles, slots)
         busiest = -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
         sharers = workers / split if split else 0.0
+    together = -(-workers // (slots // resident))
     if workers < slots or kind == "split":
-        mean = max(mean, -(-workers // (slots // resident)) / resident * busiest)
-    return busiest, sharers, mean
+        mean = max(mean, together / resident * busiest)
+    return busiest, sharers, mean, ALONE if kind != "streamk" and together == resident > 1 else 0.0
 
 
 def read_times(paths):
@@ -85,16 +95,17 @@ def read_times(paths):
 
 
 def fit_short(points):
-    """Least squares of weight * ((call + stage * s + sharer * h) / t - 1) over (s, h, mean, weight, t), no constant
-    negative."""
+    """Least squares of weight * ((call + stage * s + sharer * h + besides) / t - 1) over (s, h, mean, besides, weight, t),
+    no constant negative."""
     best, least = None, math.inf
     weights = np.array([weight for *_, weight, _ in points])
+    wanted = np.array([1 - besides / t for *_, besides, _, t in points]) * weights
     for columns in ([0, 1, 2], [0, 1], [1, 2], [1]):
         features = np.array([(1, s, h) for s, h, *_ in points])[:, columns] / np.array([[t] for *_, t in points])
-        solution = np.linalg.lstsq(features * weights[:, None], weights, rcond=None)[0]
+        solution = np.linalg.lstsq(features * weights[:, None], wanted, rcond=None)[0]
         if (solution < 0).any():
             continue
-        error = float(((weights * (features @ solution - 1)) ** 2).sum())
+        error = float(((weights * (features @ solution) - wanted) ** 2).sum())
         if error < least - 1e-12:
             model = np.zeros(3)
             model[columns] = solution
@@ -103,8 +114,8 @@ def fit_short(points):
 
 
 def predict(model, work):
-    (call, stage, sharer, saturated), (stages, sharers, mean) = model, work
-    return max(call + stages * stage + sharers * sharer, mean * saturated)
+    (call, stage, sharer, saturated), (stages, sharers, mean, besides) = model, work
+    return max(call + stages * stage + sharers * sharer, mean * saturated) + besides
 
 
 def fit(points):
@@ -113,8 +124,8 @@ def fit(points):
     best, least = None, math.inf
     for short in range(1, len(points) + 1):
         tail = points[short:]
-        top = sum(weight**2 * mean / t for *_, mean, weight, t in tail)
-        saturated = top / sum((weight * mean / t) ** 2 for *_, mean, weight, t in tail) if tail else 0.0
+        top = sum(weight**2 * mean / t * (1 - besides / t) for *_, mean, besides, weight, t in tail)
+        saturated = top / sum((weight * mean / t) ** 2 for *_, mean, _, weight, t in tail) if tail else 0.0
         model = (*fit_short(points[:short]), saturated)
         error = sum((weight * (predict(model, work) / t - 1)) ** 2 for *work, weight, t in points)
         if error < least:
@@ -164,7 +175,7 @@ def main():
         rates = [model[name][3] / kernels[name][1] for name in others if model[name][3] > 0]
         for name, points in configs if others else ():
             call = float(np.median([model[other][0] for other in others]))
-            stage = float(np.median([(point[-1] - call) / point[0] for point in points]))
+            stage = float(np.median([(point[-1] - point[3] - call) / point[0] for point in points]))
             if stage > 0:
                 model[name] = (call, stage, model[name][2], float(np.median(rates)) * kernels[name][1] if rates else 0.0)
     for name in kernels:

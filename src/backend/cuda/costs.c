@@ -125,6 +125,17 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
     return crowded > mean ? crowded : mean;
 }
 
+/** Seconds that an H200 takes besides what was fitted. Of a decode config each further pass costs a round of barriers,
+ * 0.27 to 0.43 us (28672 x 4096, seven passes). A GEMM whose blocks fill SMs that hold several leaves the next kernel
+ * no room while it runs; stream-K always does, so that its fit knows. */
+static double besides(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
+    static const double PASS = 0.35e-6, ALONE = 2e-6;
+    if (config->decode) return PASS * (work.passes - 1);
+    int64_t places = w4_maximum(w4_cuda_worker_slots(device, config, shape) / shape->resident, 1);
+    bool full = shape->resident > 1 && w4_ceil_divide(shape->schedule.workers, places) == shape->resident;
+    return full && !config->stream_k ? ALONE : 0;
+}
+
 /** Seconds of a fitted config on an H200, if reading takes no time; tools/fit_gpu_costs.py (work_of) counts alike. Of a
  * decode config the stages count by how full they are, and in full as sharers: a step costs something besides its
  * weights. */
@@ -134,7 +145,7 @@ static double fitted_run(const w4_device *device, size_t index, const w4_cuda_sh
     double sharers = config->decode ? work.stages : work.sharers;
     double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
     double saturated = mean_stages(device, config, shape, work) * costs[index].saturated;
-    return 1e-9 * (run > saturated ? run : saturated);
+    return 1e-9 * (run > saturated ? run : saturated) + besides(device, config, shape, work);
 }
 
 static bool is_fitted(size_t index) {
@@ -156,12 +167,11 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
         memory = bytes / MEMORY_RATE;
     } else if (is_fitted(index) && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
-         * overlap. What the fit does not know: each further pass costs a round of barriers, 0.27 to 0.43 us on an H200
-         * (28672 x 4096, seven passes). */
-        static const double PASS = 0.35e-6;
-        double clock = H200_CLOCK / clock_of(device), barriers = PASS * (work.passes - 1);
-        seconds = clock * (fitted_run(device, index, &shape, work) + barriers);
-        memory = clock * (1e-9 * costs[index].call + barriers) + bytes / read_rate_of(device);
+         * overlap. */
+        double clock = H200_CLOCK / clock_of(device);
+        seconds = clock * fitted_run(device, index, &shape, work);
+        memory =
+            clock * (1e-9 * costs[index].call + besides(device, config, &shape, work)) + bytes / read_rate_of(device);
     } else {
         seconds = CALL + (config->decode ? decode_run(device, config, work)
                           : config->sm80 ? sm80_run(device, config, &shape, work)
