@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Registers, shared memory and occupancy of each sm80 config, as a Markdown table, from what ptxas said in a build.
-
-    tools/kernel_table.py BUILD/images [sm_80 sm_86 sm_89 ...]
-"""
+"""Registers, shared memory and occupancy of each sm80 config, as a Markdown table, from what ptxas said in a build."""
+import argparse
 import pathlib
 import re
 import sys
@@ -26,7 +24,10 @@ def kernels():
 
 
 def most_registers(log):
-    used = [int(count) for count in re.findall(r"Used (\d+) registers", log.read_text())]
+    try:
+        used = [int(count) for count in re.findall(r"Used (\d+) registers", log.read_text())]
+    except OSError as error:
+        sys.exit(f"kernel_table: {log}: {error.strerror}")
     if not used:
         sys.exit(f"{log}: ptxas said nothing about registers")
     return max(used)
@@ -45,9 +46,16 @@ def share(architecture, tile_n, tile_m, tile_k, warps, resident):
 
 
 def main():
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    images, architectures = pathlib.Path(sys.argv[1]), sys.argv[2:] or ["sm_80", "sm_86", "sm_89"]
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: tools/kernel_table.py build/release/images")
+    parser.add_argument("images", type=pathlib.Path, help="where a build keeps its images, and ptxas's words as *.log")
+    parser.add_argument("architectures", nargs="*", metavar="architecture", help=", ".join(LIMITS) + " (default: the first three)")
+    arguments = parser.parse_args()
+    images, architectures = arguments.images, arguments.architectures or ["sm_80", "sm_86", "sm_89"]
+    for name in architectures:
+        if name not in LIMITS:
+            parser.error(f"architecture {name} is not one of {', '.join(LIMITS)}")
+    if not images.is_dir():
+        parser.error(f"{images} is no folder: build first (make build)")
     print("| config | warps |" + "".join(f" {name} |" for name in architectures))
     print("|---|---:|" + "---:|" * len(architectures))
     for name, tile_n, tile_m, tile_k, warps, _, _, resident, _ in kernels():
