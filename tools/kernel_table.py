@@ -48,7 +48,8 @@ def share(architecture, tile_n, tile_m, tile_k, warps, resident):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: tools/kernel_table.py build/release/images")
     parser.add_argument("images", type=pathlib.Path, help="where a build keeps its images, and ptxas's words as *.log")
-    parser.add_argument("architectures", nargs="*", metavar="architecture", help=", ".join(LIMITS) + " (default: the first three)")
+    known = ", ".join(LIMITS) + " (default: the first three)"
+    parser.add_argument("architectures", nargs="*", metavar="architecture", help=known)
     arguments = parser.parse_args()
     images, architectures = arguments.images, arguments.architectures or ["sm_80", "sm_86", "sm_89"]
     for name in architectures:
