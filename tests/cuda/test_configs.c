@@ -183,8 +183,7 @@ static void check_shared(const w4_problem *p, size_t index, int64_t m, const w4_
         return;
     }
     /* Barriers, 32 bytes of results for each of a warp's 16 tokens, and the stages. */
-    /* Each part has as many places in the ring, two at least; the first part turns results over, the others leave sums.
-     */
+    /* Parts: as many places in the ring each, two at least. The first turns results over, the others leave sums. */
     EXPECT(shape->ring % config->parts == 0 && shape->ring >= 2 * config->parts);
     EXPECT(shape->shared_bytes >= shape->ring * 16 + config->warps / config->parts * 16 * 32 +
                                       (config->parts - 1) * 64 * strips * tile_m * 4 +

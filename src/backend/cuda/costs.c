@@ -66,7 +66,7 @@ static double read_rate_of(const w4_device *device) {
  * the choices on an H200 come out best (sm_90 code, seven shapes, M = 32 to 2048): 1.3 % slower than the best config in
  * the mean; the times of 26 configs are 14 % off in the root mean square. */
 static double sm80_run(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
-    static const double SHARER = 1.0e-6, FEED = 0.7, ANY_GROUP = 1.25, BARRIER = 500, ALONE = 0.9;
+    static const double SHARER = 1.0e-6, FEED = 0.7, ANY_GROUP = 1.25, BARRIER = 500, SINGLE = 0.9;
     /* Clocks for 16 x 64 weights, and more for each 8 tokens: of an SM, and of a warp. A warp with 16 rows loads all
      * tokens for these alone. */
     static const double ISSUE_WEIGHTS = 38, ISSUE_TOKENS = 7.5, ONE_SLICE = 1.08;
@@ -85,7 +85,7 @@ static double sm80_run(const w4_device *device, const w4_cuda_config *config, co
     double stage = multiply > issue ? multiply : issue;
     /* Where no other block is on the SM, nobody has work when all warps wait for one another; and else less time is
      * lost. */
-    if (shape->resident == 1) stage = ALONE * stage + BARRIER / clock;
+    if (shape->resident == 1) stage = SINGLE * stage + BARRIER / clock;
     if (config->any_group) stage *= ANY_GROUP;
     if (stage < read) stage = read;
     double warp = WARP_STAGE + weights / 1024 / config->warps * (WARP_WEIGHTS + WARP_TOKENS * tile->tile_m / 8);
@@ -112,6 +112,12 @@ static double sm90_run(const w4_cuda_config *config, load work) {
     return 1e-9 * (work.stages * stage + work.sharers * (config->split ? SPLIT / config->split : SHARER));
 }
 
+/** Workers on the busiest SM. */
+static int64_t workers_together(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape) {
+    int32_t slots = w4_cuda_worker_slots(device, config, shape);
+    return w4_ceil_divide(shape->schedule.workers, w4_maximum(slots / shape->resident, 1));
+}
+
 /** Stages of all tiles over all places for workers; where places are left, those on the busiest SM if that is more: two
  * workers on one slow each other down. */
 static double mean_stages(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape,
@@ -120,8 +126,7 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
     int32_t slots = w4_cuda_worker_slots(device, config, shape);
     double mean = (double)schedule->tiles_m * schedule->tiles_n * schedule->stages / slots;
     if (config->decode || (schedule->workers >= slots && !config->split)) return mean;
-    int64_t together = w4_ceil_divide(schedule->workers, w4_maximum(slots / shape->resident, 1));
-    double crowded = (double)together / shape->resident * work.stages;
+    double crowded = (double)workers_together(device, config, shape) / shape->resident * work.stages;
     return crowded > mean ? crowded : mean;
 }
 
@@ -131,21 +136,20 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
 static double besides(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
     static const double PASS = 0.35e-6, ALONE = 2e-6;
     if (config->decode) return PASS * (work.passes - 1);
-    int64_t places = w4_maximum(w4_cuda_worker_slots(device, config, shape) / shape->resident, 1);
-    bool full = shape->resident > 1 && w4_ceil_divide(shape->schedule.workers, places) == shape->resident;
+    bool full = shape->resident > 1 && workers_together(device, config, shape) == shape->resident;
     return full && !config->stream_k ? ALONE : 0;
 }
 
-/** Seconds of a fitted config on an H200, if reading takes no time; tools/fit_gpu_costs.py (work_of) counts alike. Of a
- * decode config the stages count by how full they are, and in full as sharers: a step costs something besides its
- * weights. */
+/** Seconds of a fitted config on an H200, but for those besides, if reading takes no time; tools/fit_gpu_costs.py
+ * (work_of) counts alike. Of a decode config the stages count by how full they are, and in full as sharers: a step
+ * costs something besides its weights. */
 static double fitted_run(const w4_device *device, size_t index, const w4_cuda_shape *shape, load work) {
     const w4_cuda_config *config = &w4_cuda_configs[index];
     double stages = config->decode ? work.stages * work.fullness : work.stages;
     double sharers = config->decode ? work.stages : work.sharers;
     double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
     double saturated = mean_stages(device, config, shape, work) * costs[index].saturated;
-    return 1e-9 * (run > saturated ? run : saturated) + besides(device, config, shape, work);
+    return 1e-9 * (run > saturated ? run : saturated);
 }
 
 static bool is_fitted(size_t index) {
@@ -163,15 +167,14 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     load work = busiest(config, problem, &shape);
     double bytes = least_bytes(problem), seconds, memory;
     if (is_fitted(index) && device->runs.sm90) {
-        seconds = fitted_run(device, index, &shape, work);
+        seconds = fitted_run(device, index, &shape, work) + besides(device, config, &shape, work);
         memory = bytes / MEMORY_RATE;
     } else if (is_fitted(index) && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
          * overlap. */
-        double clock = H200_CLOCK / clock_of(device);
-        seconds = clock * fitted_run(device, index, &shape, work);
-        memory =
-            clock * (1e-9 * costs[index].call + besides(device, config, &shape, work)) + bytes / read_rate_of(device);
+        double clock = H200_CLOCK / clock_of(device), more = besides(device, config, &shape, work);
+        seconds = clock * (fitted_run(device, index, &shape, work) + more);
+        memory = clock * (1e-9 * costs[index].call + more) + bytes / read_rate_of(device);
     } else {
         seconds = CALL + (config->decode ? decode_run(device, config, work)
                           : config->sm80 ? sm80_run(device, config, &shape, work)
