@@ -335,14 +335,14 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_d
         if (loader.more()) loader.load_lines(slot);
         loader.advance();
     }
-    grid_dependency_wait();
     const int warp_steps =
         (blocks - place.k_warp * W4_STEP_BLOCKS + K_WARPS * W4_STEP_BLOCKS - 1) / (K_WARPS * W4_STEP_BLOCKS);
     int steps = warp_steps * ((end - begin + ROW_WARPS * SLICES - 1) / (ROW_WARPS * SLICES));
     /* Those of the last pass, if this warp has no slices in it. */
     const int idle_steps = (end - begin - 1) % (ROW_WARPS * SLICES) < place.row_warp * SLICES ? warp_steps : 0;
+    ActivationsLoader activations(params, place); /* addresses are found before the wait: nothing else to do yet */
+    grid_dependency_wait();
     if (steps <= LAST_STEPS) grid_launch_dependents();
-    ActivationsLoader activations(params, place);
     int ahead = 0;
 #pragma unroll 1
     for (uint32_t slot = ring; slot < ring_end; slot += slot_bytes) {
