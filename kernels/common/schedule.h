@@ -21,7 +21,7 @@ typedef struct w4_schedule {
     int32_t stages;           /* of each tile */
     int32_t split_tiles;      /* a run has at least one stage: split_tiles is 0 or split_tiles * stages >= workers */
     int32_t band;             /* tiles_m is cut into bands of this many, each done for every n before the next */
-    int32_t split; /* 0, or: every tile's stages are shared out evenly to this many workers, one after another */
+    int32_t split; /* 0, or 2: every tile's stages are shared out evenly to this many workers (w4_schedule_half) */
 } w4_schedule;
 
 /** Stages [begin, end) of one tile. */
@@ -48,13 +48,6 @@ W4_SHARED_FUNCTION int32_t w4_schedule_run(const w4_schedule *schedule, int32_t 
 
 W4_SHARED_FUNCTION w4_work_cursor w4_schedule_begin(const w4_schedule *schedule, int32_t worker) {
     int32_t run = w4_schedule_run(schedule, worker);
-    if (schedule->split) {
-        int32_t tile = worker / schedule->split, part = worker - tile * schedule->split,
-                first = tile * schedule->stages;
-        w4_work_cursor one = {first + part * schedule->stages / schedule->split,
-                              first + (part + 1) * schedule->stages / schedule->split, INT32_MAX};
-        return one;
-    }
     w4_work_cursor cursor = {w4_schedule_run_begin(schedule, run), w4_schedule_run_begin(schedule, run + 1),
                              schedule->split_tiles + worker};
     return cursor;
@@ -76,6 +69,13 @@ W4_SHARED_FUNCTION int w4_schedule_next(const w4_schedule *schedule, w4_work_cur
     work->end = schedule->stages;
     cursor->whole += schedule->workers;
     return 1;
+}
+
+/** With `split`: the only piece of work of a worker, half of a tile. */
+W4_SHARED_FUNCTION w4_work w4_schedule_half(const w4_schedule *schedule, int32_t worker) {
+    int32_t half = schedule->stages / 2;
+    w4_work work = {worker / 2, worker % 2 ? half : 0, worker % 2 ? schedule->stages : half};
+    return work;
 }
 
 /** How many runs after `run`, which has the first stage of `tile`, have a part of it. */

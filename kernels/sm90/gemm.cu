@@ -16,7 +16,7 @@
  * swizzle; and for each strip its codes and the scales and zero points of its groups (w4_slot_bytes).
  *
  * Cluster (2): two CTAs with the same tokens and neighbouring out features; each loads half of every stage's
- * activations for both.
+ * activations for both. Or two that share out a tile's stages (gemm_split.cuh).
  *
  * Barriers, for each stage: `full`, 2 arrivals (the loaders) plus the stage's bytes; `empty`, one arrival for each warp
  * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it. The ring has as many stages for
@@ -47,15 +47,18 @@ namespace {
 constexpr int TILE_N = W4_TILE_N, TILE_M = W4_TILE_M, TILE_K = W4_TILE_K, CLUSTER = W4_CLUSTER;
 constexpr int WARPGROUPS = W4_WARPGROUPS; /* that multiply */
 constexpr bool PINGPONG = W4_PINGPONG;
-constexpr int THREADS = 128 * (1 + WARPGROUPS);
+constexpr int THREADS = 128 * (1 + WARPGROUPS), WARPS = THREADS / 32;
 constexpr int SLOTS = TILE_N / W4_BLOCK_ROWS;                 /* strips in a stage */
 constexpr int PARTS = W4_PARTS;                               /* of a tile's stages, each some warpgroups' */
 constexpr int SHARERS = PINGPONG ? 1 : WARPGROUPS / PARTS;    /* warpgroups that share a stage */
+constexpr int STORING_WARPS = 4 * WARPGROUPS / PARTS;         /* of the part that stores results */
 constexpr int STRIPS = SLOTS / SHARERS;                       /* strips of one warpgroup */
 constexpr int BLOCKS = TILE_K / W4_BLOCK_COLUMNS;             /* of k in a stage */
 constexpr int UNITS = BLOCKS * STRIPS;                        /* a unit: one block of one strip, four wgmmas */
 constexpr int SUMS = TILE_M / 2;                              /* accumulators of a thread and strip */
 constexpr uint32_t BOX_BYTES = TILE_M * W4_BLOCK_COLUMNS * 2; /* of A in one block of k */
+constexpr int COPY_BLOCKS = W4_SM90_COPY_BLOCKS(TILE_K, CLUSTER);
+constexpr int COPY_TOKENS = W4_SM90_COPY_TOKENS(TILE_M, TILE_K, CLUSTER);
 constexpr uint32_t A_BYTES = BLOCKS * BOX_BYTES, CODE_BYTES = BLOCKS * W4_BLOCK_BYTES;
 /* Of a warp that has done with a stage. compute-sanitizer's racecheck follows no order that goes through another lane:
  * for it there is a build (W4A16_RACECHECK) in which every lane arrives. */
@@ -73,7 +76,7 @@ static_assert(ORDERED || !PINGPONG, "turns are made for two");
 constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
 static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGPONG), "a slot has a chunk's lines");
 constexpr bool SPLITTABLE = W4_SPLIT > 0; /* over k, among a cluster's CTAs */
-static_assert(!SPLITTABLE || (CLUSTER == 1 && !PINGPONG), "a cluster has one use");
+static_assert(!SPLITTABLE || (W4_SPLIT == 2 && CLUSTER == 1 && !PINGPONG), "a cluster has one use");
 /* Whether there is code of its own for groups of 128 columns: no branches, a sixth fewer instructions. With 128 sums a
  * thread only codes that take the scale along leave it the registers, and no more than one strip and whole tiles; exact
  * ones would spill, or be 7 % slower. Four warpgroups of 32 sums a thread have none left for zero points. */
@@ -82,7 +85,7 @@ template <bool BF16, int ZERO>
 constexpr bool FOR_128 = !ANY_GROUP && TILE_K >= 128 &&
                          (STRIPS * SUMS <= 64 || (!BF16 && ZERO == W4_PARAM_SYMMETRIC && STRIPS == 1 && !SPLITTABLE)) &&
                          (ZERO == W4_PARAM_SYMMETRIC || (ZERO == W4_PARAM_ZERO_INTEGER && !CROWDED));
-constexpr int ORDER_BARRIER = 8; /* and the next: named barriers */
+constexpr int START_BARRIER = 1, ORDER_BARRIER = 8; /* and the next: named barriers; a warpgroup's own begin at 2 */
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
 constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248
@@ -94,7 +97,9 @@ constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
 static_assert(SLOTS % SHARERS == 0, "every warpgroup has as many strips");
 static_assert(WARPGROUPS % PARTS == 0 && (PARTS == 1 || !PINGPONG), "every part has as many warpgroups");
 static_assert(TILE_K <= W4_CHUNK_COLUMNS, "a stage lies in one chunk");
-static_assert(BOX_BYTES / CLUSTER % W4_SM90_ALIGNMENT == 0, "the swizzle repeats every 1024 bytes");
+static_assert(COPY_BLOCKS * COPY_TOKENS * W4_BLOCK_COLUMNS * 2 * CLUSTER == A_BYTES &&
+                  (COPY_TOKENS == TILE_M || BLOCKS == 1) && A_BYTES / CLUSTER % W4_SM90_ALIGNMENT == 0,
+              "each CTA of a cluster copies as much, in one piece; the swizzle repeats every 1024 bytes");
 
 /** Where things lie in shared memory, by 32-bit address: barriers, what the warps turn their results over in,
  * activations, slots of weights. */
@@ -108,8 +113,11 @@ struct Shared {
     }
     __device__ uint32_t full(int stage) const { return barriers + stage * 16; }
     __device__ uint32_t empty(int stage) const { return barriers + stage * 16 + 8; }
+    /* Of split tiles: gemm_split.cuh. */
+    __device__ uint32_t ready() const { return barriers + W4_SM90_MOST_STAGES * 16; }
+    __device__ uint32_t arrived() const { return ready() + 8; }
     __device__ uint32_t staging(int warp) const {
-        return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING_BYTES(TILE_M);
+        return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING_BYTES(TILE_M, STORING_WARPS);
     }
     __device__ uint32_t activations(int stage) const {
         return barriers + w4_sm90_fixed_bytes(4 * WARPGROUPS, TILE_N, TILE_M, PARTS) - W4_SM90_ALIGNMENT +
@@ -131,6 +139,21 @@ struct Position {
             phase ^= 1;
         }
     }
+    /** By at most a round. */
+    __device__ __forceinline__ void hop(int stages, int ring) {
+        stage += stages;
+        if (stage >= ring) {
+            stage -= ring;
+            phase ^= 1;
+        }
+    }
+    __device__ __forceinline__ void hop_back(int stages, int ring) {
+        stage -= stages;
+        if (stage < 0) {
+            stage += ring;
+            phase ^= 1;
+        }
+    }
     __device__ void skip(int stages, int ring) {
         stage += stages;
         phase ^= stage / ring & 1;
@@ -142,12 +165,39 @@ struct Position {
 struct Tile {
     int m, strip;
     __device__ Tile(const w4_schedule &schedule, int index, int rank) {
-        int tile_m, tile_n;
-        w4_schedule_place(&schedule, index, &tile_m, &tile_n);
+        int tile_m = 0, tile_n = index;
+        if (schedule.tiles_m > 1) w4_schedule_place(&schedule, index, &tile_m, &tile_n); /* else without a division */
         m = tile_m * TILE_M;
         strip = (tile_n * CLUSTER + rank) * SLOTS;
     }
 };
+
+/** A CTA's pieces of work, one after another. */
+struct Worklist {
+    const w4_schedule &schedule;
+    w4_work_cursor cursor;
+    w4_work work;
+    bool more;
+    __device__ __forceinline__ Worklist(const w4_schedule &schedule_, int worker) : schedule(schedule_) {
+        /* A kernel begins with this: no division where none is needed, and registers suffice to say so. */
+        cursor = {0, 0, worker};
+        if (SPLITTABLE && schedule.split) {
+            work = w4_schedule_half(&schedule, worker);
+            cursor.whole = INT32_MAX; /* no more */
+            more = true;
+            return;
+        }
+        if (CROWDED || schedule.split_tiles) cursor = w4_schedule_begin(&schedule, worker);
+        next();
+    }
+    __device__ __forceinline__ void next() { more = w4_schedule_next(&schedule, &cursor, &work); }
+};
+
+/** Each warp waits here, when it has prepared what it can, until all barriers are there. */
+__device__ __forceinline__ void start() {
+    if (CLUSTER > 1) cluster_wait();
+    group_sync(START_BARRIER, THREADS); /* every role from a place of its own */
+}
 
 #include "gemm_load.cuh"
 
@@ -167,34 +217,35 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
     int warpgroup = threadIdx.x / 128 - 1;
     const int part = warpgroup / SHARERS % PARTS;
     int first_slot = PINGPONG ? 0 : (PARTS > 1 ? warpgroup % SHARERS : warpgroup) * STRIPS;
+    const bool shared_k = SPLITTABLE && params.schedule.split;
     Consumer<Codes, GROUP_BLOCKS> consumer(params, shared, first_slot, part);
     Parts parts(shared, part);
-    const Store store(c, params, shared.staging((threadIdx.x / 32 - 4) % (4 * WARPGROUPS / PARTS)));
+    Worklist list(params.schedule, worker);
+    start();
     if (ORDERED && warpgroup == 1) consumer.order_pass(); /* the first turn is the other's */
-    w4_work_cursor cursor = w4_schedule_begin(&params.schedule, worker);
-    w4_work work;
-    for (int turn = 0; w4_schedule_next(&params.schedule, &cursor, &work); turn++) {
+    for (int turn = 0; list.more; list.next(), turn++) {
+        const w4_work work = list.work;
         if (PINGPONG && turn % WARPGROUPS != warpgroup) {
             consumer.at.skip(work.end - work.begin, params.ring);
             continue;
         }
-        if constexpr (ANY_GROUP) {
+        if constexpr (ANY_GROUP)
             AnyGroup<Codes>(consumer).multiply(work.begin, work.end);
-        } else {
+        else
             consumer.multiply(work.begin, work.end);
-            consumer.scale_sums();
-        }
-        const Split split(params, shared, worker);
-        const bool shared_k = SPLITTABLE && params.schedule.split;
+        /* The loader has waited, or nothing could have been multiplied; each thread that touches C or the workspace has
+         * to, too. */
+        grid_dependency_wait();
+        const Split split(shared, worker);
+        if (shared_k) split.done();
+        if constexpr (!ANY_GROUP) consumer.scale_sums();
         if (part > 0) {
             parts.give(consumer.sums);
-            if (shared_k) cluster_sync();
             continue;
         }
         parts.collect(consumer.sums);
         if (shared_k) {
             split.give(consumer.sums);
-            cluster_sync();
             split.collect(consumer.sums);
         } else {
             Share<w4_sm90_gemm_params, 128, CLUSTER * SHARERS> share(
@@ -206,48 +257,68 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
             if (work.end < params.schedule.stages)
                 share.collect<STRIPS * SUMS / 4, WARPGROUPS == 4 ? 8 : 16>(work.tile, consumer.sums);
         }
-        Tile tile(params.schedule, work.tile, rank);
+        const Tile tile(params.schedule, work.tile, rank);
+        const Store store(c, params, shared.staging((threadIdx.x / 32 - 4) % STORING_WARPS));
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++)
             if (!shared_k || split.mine(strip))
                 store.rows(tile.m, (tile.strip + first_slot + strip) * W4_BLOCK_ROWS + threadIdx.x % 128 / 32 * 16,
                            consumer.sums[strip]);
     }
-    store.finish();
+    Store::finish();
+}
+
+/** Have a part of the kernel's parameters fetched, 64 bytes: each part's first use waits for memory, and so they wait
+ * together. */
+__device__ __forceinline__ void touch(const uint32_t *params, int part) {
+    if (part * 64 < (int)sizeof(w4_sm90_gemm_params)) read_for_nothing(params[part * 16]);
+}
+
+/** All warps make barriers, each those of other stages: making one takes a warp some 30 clocks. */
+__device__ __forceinline__ void make_barriers(const CUtensorMap *a, const CUtensorMap *c,
+                                              const w4_sm90_gemm_params &params, const Shared &shared, int warp) {
+    if (elect_one()) {
+#pragma unroll 1
+        for (int stage = warp; stage < params.ring; stage += WARPS) {
+            barrier_init(shared.full(stage), LOADERS);
+            barrier_init(shared.empty(stage), EMPTY_ARRIVALS);
+        }
+        if (warp == 2) {
+            prefetch_tensor_map(a);
+            if (W4_SM90_STORES_TENSOR(TILE_M) && params.store_whole) prefetch_tensor_map(c);
+        }
+        if (warp == 3 && SPLITTABLE && params.schedule.split) Split::begin(shared);
+        barrier_init_fence();
+    }
+    __syncwarp();
 }
 
 template <bool BF16, int ZERO>
 __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c, const w4_sm90_gemm_params &params) {
     extern __shared__ uint8_t memory[];
-    Shared shared(memory, params);
-    int rank = CLUSTER > 1 ? blockIdx.x % CLUSTER : 0, worker = blockIdx.x / CLUSTER;
+    const Shared shared(memory, params);
+    const int rank = CLUSTER > 1 ? blockIdx.x % CLUSTER : 0, worker = blockIdx.x / CLUSTER;
+    const int warp =
+        (int)__shfl_sync(0xffffffff, threadIdx.x / 32, 0); /* so that the compiler knows it is one for all */
+    const bool shared_k = SPLITTABLE && params.schedule.split;
     if (params.schedule.split_tiles) grid_launch_dependents();
-    if (threadIdx.x == 0) {
-        prefetch_tensor_map(a);
-        if (W4_SM90_STORES_TENSOR(TILE_M) && params.store_whole) prefetch_tensor_map(c);
-        for (int stage = 0; stage < params.ring; stage++) {
-            barrier_init(shared.full(stage), LOADERS);
-            barrier_init(shared.empty(stage), EMPTY_ARRIVALS);
-        }
-        barrier_init_fence();
-    }
-    if (CLUSTER > 1)
-        cluster_sync();
-    else
-        __syncthreads();
+    if (warp >= 3) touch((const uint32_t *)&params, warp - 3);
+    make_barriers(a, c, params, shared, warp);
+    if (CLUSTER > 1 || shared_k) cluster_arrive();
     if (threadIdx.x < 128) {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_give_back<LOADER_REGISTERS>();
-        if (threadIdx.x < 32) {
+        if (warp == 0) {
             load_activations(a, params, shared, worker, rank);
-        } else if (threadIdx.x < 64) {
+        } else if (warp == 1) {
             load_weights(params, shared, worker, rank);
             grid_launch_dependents();
+        } else {
+            start();
         }
         __syncwarp();
-        if (SPLITTABLE && params.schedule.split) cluster_sync(); /* the sums are there */
+        if (shared_k) cluster_wait(); /* as all threads do that have arrived */
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
-        grid_dependency_wait();
         constexpr bool for_128 = FOR_128<BF16, ZERO>;
         using Codes = typename GemmCodes<ANY_GROUP, BF16, ZERO, false>::Type;
         using CodesFor128 = typename GemmCodes<ANY_GROUP, BF16, ZERO, for_128 && !CROWDED>::Type;
@@ -256,8 +327,7 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
         else
             consume<Codes, 0>(c, params, shared, worker, rank);
     }
-    if (CLUSTER > 1 || (SPLITTABLE && params.schedule.split))
-        cluster_sync(); /* nobody leaves while the other may still write into its shared memory, or read it */
+    if (CLUSTER > 1) cluster_sync(); /* nobody leaves while the other may still write into its shared memory */
 }
 
 } // namespace

@@ -101,13 +101,14 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     /** A warp of this CTA is done with a stage; the loaders of all CTAs that write into it want to know. */
     __device__ __forceinline__ void release(int stage) const {
         __syncwarp(); /* the lane that arrives speaks for what all lanes have read */
-        if (CLUSTER > 1) {
-            if (thread % 32 < CLUSTER * ARRIVING_LANES)
-                for (int i = 0; i < (ARRIVING_LANES > 1 ? CLUSTER : 1); i++)
-                    barrier_arrive_cluster(shared.empty(stage), (thread % 32 + i) % CLUSTER);
-        } else if (thread % 32 < ARRIVING_LANES) {
-            barrier_arrive(shared.empty(stage));
-        }
+        if (ARRIVING_LANES > 1 || elect_one())
+#pragma unroll
+            for (int i = 0; i < CLUSTER; i++) {
+                if (CLUSTER > 1)
+                    barrier_arrive_cluster(shared.empty(stage), i);
+                else
+                    barrier_arrive(shared.empty(stage));
+            }
     }
 
     __device__ __forceinline__ void dequantise(const uint4 &words, int strip, uint32_t (&target)[4][4]) const {
@@ -177,8 +178,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         start<UNIT>(fragment[PARITY], stage_descriptor);
         if (ORDERED && !PINGPONG) order_pass();
         if (last) {
-#pragma unroll
-            for (int i = 0; i < PARTS; i++) at.advance(params.ring);
+            at.hop(PARTS, params.ring);
             if (GROUP_BLOCKS == 0 && PARTS == 1) {
                 turn = --group_left == 0;
                 if (turn) group_left = params.group_stages;
@@ -233,12 +233,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2);
     }
 
-    __device__ __forceinline__ Position at_end(int stages) const {
-        Position end = at;
-        if (PARTS > 1) end.skip(stages, params.ring);
-        return end;
-    }
-
     /** Sums of the stages [begin, end) of a tile, of which this part's, which scale_sums has yet to multiply. */
     __device__ __forceinline__ void multiply(int begin, int end) {
         int before = -1; /* the stage before, which wgmmas may still read */
@@ -259,7 +253,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         group_left = params.group_stages - begin % params.group_stages;
         /* A part does not see where groups begin, but each of its stages has its group's line. */
         turn = PARTS > 1 ? params.group_blocks != INT32_MAX : !Codes::SCALES;
-        const Position end_at = at_end(end - begin);
         /* A place in the ring is always the same part's, which so meets all its rounds in order. */
         const int ahead = PARTS > 1 ? (part + PARTS - at.stage % PARTS) % PARTS : 0;
         if (PARTS > 1) {
@@ -268,10 +261,10 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 #pragma unroll
                     for (int strip = 0; strip < STRIPS; strip++)
                         codes[strip].begin({{1.0f, 1.0f}, {}, {}}, false, 0.0f);
-                at = end_at;
+                at.hop(end - begin, params.ring);
                 return;
             }
-            at.skip(ahead, params.ring);
+            at.hop(ahead, params.ring);
         }
         barrier_wait(shared.full(at.stage), at.phase);
         uint32_t slot = words_at + at.stage * params.stage_stride;
@@ -299,7 +292,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                 if ((index += PARTS) >= end) break;
             }
         }
-        if (PARTS > 1) at = end_at;
+        if (PARTS > 1) at.hop_back(index - end, params.ring);
         if (PINGPONG) order_pass();
         wgmma_wait<0>();
 #pragma unroll

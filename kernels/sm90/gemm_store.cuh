@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Part of gemm.cu: results to C by the copy engine, which leaves out what lies beyond m and, in whole 16 bytes, beyond
- * n. A warp turns its results over in an area of its own. */
+ * n. A warp turns its results over in areas of its own, in
+ * turns. */
 struct Store {
     static constexpr int TOKENS = W4_SM90_STORE_TOKENS(TILE_M); /* at a time */
+    static constexpr int AREAS = W4_SM90_AREAS(TILE_M, STORING_WARPS);
     const CUtensorMap *map;
     const w4_sm90_gemm_params &params;
     const uint32_t area;
@@ -18,19 +20,25 @@ struct Store {
 #pragma unroll
         for (int first = 0; first < TILE_M; first += TOKENS) {
             if (m + first >= params.gemm.m) break;
-            if (first_lane) stores_wait<0>();
+            const uint32_t own = area + first / TOKENS % AREAS * W4_SM90_AREA_BYTES(TILE_M);
+            if (first_lane) { /* what that area last held has been read; whatever areas it was in the time before */
+                if (first == 0)
+                    stores_wait<0>();
+                else
+                    stores_wait<AREAS - 1>();
+            }
             __syncwarp();
 #pragma unroll
             for (int token = 0; token < TOKENS; token += 16)
-                stage_results<16>(params.gemm, area + token * 32, first + token, bias, sums);
+                stage_results<16>(params.gemm, own + token * 32, first + token, bias, sums);
             copy_engine_fence();
             __syncwarp();
-            if (first_lane) store_tensor(map, n, m + first, area);
+            if (first_lane) store_tensor(map, n, m + first, own);
         }
     }
 
     /** Before the end: shared memory must stay until it has been read. */
-    __device__ __forceinline__ void finish() const {
+    static __device__ __forceinline__ void finish() {
         if (threadIdx.x % 32 == 0) stores_wait<0>();
     }
 };

@@ -13,6 +13,16 @@ __device__ __forceinline__ unsigned thread_index() {
     return threadIdx.x;
 }
 
+/** Have a value loaded that nobody needs: only an instruction that could do something keeps ptxas from leaving it out.
+ */
+__device__ __forceinline__ void read_for_nothing(uint32_t value) {
+    asm volatile("{\n\t"
+                 ".reg .pred never;\n\t"
+                 "setp.eq.u32 never, %0, 0x9e3779b9;\n\t"
+                 "@never nanosleep.u32 0;\n\t"
+                 "}" ::"r"(value));
+}
+
 /* ---- mbarrier ------------------------------------------------------------------------------------------------ */
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -56,22 +66,42 @@ __device__ __forceinline__ void barrier_arrive_cluster(uint32_t barrier, uint32_
                  : "memory");
 }
 
+/** Wait until the phase of this parity has completed; then what other CTAs stored with it (cluster_store) is there. */
+__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, uint32_t parity) {
+    asm volatile("{\n\t"
+                 ".reg .pred done;\n\t"
+                 "again:\n\t"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n\t"
+                 "@!done bra again;\n\t"
+                 "}" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+}
+
+/** All threads of a cluster's CTAs arrive, and wait for one another. Arriving publishes nothing but barriers, after
+ * barrier_init_fence. */
+__device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-/** What stands at this CTA's `address` in the shared memory of the CTA `rank` of the cluster. */
-__device__ __forceinline__ float4 cluster_load(uint32_t address, uint32_t rank) {
-    float4 value;
-    asm volatile("{\n\t"
-                 ".reg .b32 remote;\n\t"
-                 "mapa.shared::cluster.u32 remote, %4, %5;\n\t"
-                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [remote];\n\t"
-                 "}"
-                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
-                 : "r"(address), "r"(rank)
-                 : "memory");
-    return value;
+/** Store to the same `address` in the shared memory of the CTA `rank` of the cluster; completes on its `barrier`, with
+ * 16 bytes. */
+__device__ __forceinline__ void cluster_store(uint32_t address, uint32_t rank, const float4 &value, uint32_t barrier) {
+    asm volatile(
+        "{\n\t"
+        ".reg .b32 remote, signal;\n\t"
+        "mapa.shared::cluster.u32 remote, %0, %1;\n\t"
+        "mapa.shared::cluster.u32 signal, %2, %1;\n\t"
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [remote], {%3, %4, %5, %6}, [signal];\n\t"
+        "}" ::"r"(address),
+        "r"(rank), "r"(barrier), "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w)
+        : "memory");
 }
 
 /** Two warpgroups take turns: wait for the other to pass at this barrier. */
@@ -130,22 +160,22 @@ __device__ __forceinline__ void copy_bulk(uint32_t target, const void *source, u
         : "memory");
 }
 
-/** The box at (x, y) of a two-dimensional tensor map; completes on `barrier` with the whole box's bytes. */
-__device__ __forceinline__ void copy_tensor(uint32_t target, const CUtensorMap *map, int32_t x, int32_t y,
+/** The box at (x, y, z) of a three-dimensional tensor map; completes on `barrier` with the whole box's bytes. */
+__device__ __forceinline__ void copy_tensor(uint32_t target, const CUtensorMap *map, int32_t x, int32_t y, int32_t z,
                                             uint32_t barrier) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
-        "[%4];" ::"r"(target),
-        "l"(map), "r"(x), "r"(y), "r"(barrier)
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+        "[%5];" ::"r"(target),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
         : "memory");
 }
 
 /** The same, written to the same address of every CTA in `mask`, and completing on the barrier of each. */
 __device__ __forceinline__ void copy_tensor_multicast(uint32_t target, const CUtensorMap *map, int32_t x, int32_t y,
-                                                      uint32_t barrier, uint16_t mask) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
-                 "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
+                                                      int32_t z, uint32_t barrier, uint16_t mask) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(target),
+                 "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"(mask)
                  : "memory");
 }
 

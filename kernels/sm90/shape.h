@@ -7,17 +7,27 @@
 
 enum {
     W4_SM90_ALIGNMENT = 1024,     /* of a 128-byte swizzled tile in shared memory */
-    W4_SM90_MOST_STAGES = 64,     /* for which there is room for barriers */
+    W4_SM90_MOST_STAGES = 63,     /* for which there is room for barriers, and for two more */
     W4_SM90_BARRIER_BYTES = 1024, /* two of 8 bytes a stage, filled up to the alignment */
     W4_SM90_SHARED_OF_SM = 233472 /* shared memory of an SM; each CTA on it costs 1024 more than it asks for */
 };
 
+/* What one copy of activations takes of a stage: blocks of 64 columns, and tokens. The CTAs of a cluster share out its
+ * blocks, or, where it has but one, its tokens. */
+#define W4_SM90_COPY_BLOCKS(tile_k, cluster)                                                                           \
+    ((tile_k) / W4_BLOCK_COLUMNS % (cluster) ? (tile_k) / W4_BLOCK_COLUMNS : (tile_k) / W4_BLOCK_COLUMNS / (cluster))
+#define W4_SM90_COPY_TOKENS(tile_m, tile_k, cluster)                                                                   \
+    ((tile_k) / W4_BLOCK_COLUMNS % (cluster) ? (tile_m) / (cluster) : (tile_m))
+
 /* What the kernels need at compile time, by tile_m. Whether results go to C by the copy engine: of tiles of 256 tokens
- * that would cost a stage, and gains nothing. How many tokens a warp stores at a time, 16 results each, and through how
- * many bytes it turns them over. */
+ * that would cost a stage, and gains nothing. How many tokens a warp stores at a time, 16 results each; through how
+ * many bytes it turns them over, an area of its own; and how many areas it has, so that it need not wait until one has
+ * been stored: 16 warps have no room for two. */
 #define W4_SM90_STORES_TENSOR(tile_m) ((tile_m) < 256)
 #define W4_SM90_STORE_TOKENS(tile_m) (W4_SM90_STORES_TENSOR(tile_m) && (tile_m) >= 32 ? 32 : 16)
-#define W4_SM90_STAGING_BYTES(tile_m) (W4_SM90_STORE_TOKENS(tile_m) * 32)
+#define W4_SM90_AREA_BYTES(tile_m) (W4_SM90_STORE_TOKENS(tile_m) * 32)
+#define W4_SM90_AREAS(tile_m, warps) (W4_SM90_STORES_TENSOR(tile_m) && (tile_m) >= 64 && (warps) <= 12 ? 2 : 1)
+#define W4_SM90_STAGING_BYTES(tile_m, warps) (W4_SM90_AREAS(tile_m, warps) * W4_SM90_AREA_BYTES(tile_m))
 
 /** Shared memory for the sums of a tile's parts, but the first, which adds them up. */
 W4_SHARED_FUNCTION int32_t w4_sm90_part_bytes(int32_t tile_n, int32_t tile_m, int32_t parts) {
@@ -28,7 +38,7 @@ W4_SHARED_FUNCTION int32_t w4_sm90_part_bytes(int32_t tile_n, int32_t tile_m, in
  * stores them (`warps` warps in all), and for the sums of the others. */
 W4_SHARED_FUNCTION int32_t w4_sm90_fixed_bytes(int32_t warps, int32_t tile_n, int32_t tile_m, int32_t parts) {
     return W4_SM90_ALIGNMENT + W4_SM90_BARRIER_BYTES +
-           (warps / parts * W4_SM90_STAGING_BYTES(tile_m) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT *
+           (warps / parts * W4_SM90_STAGING_BYTES(tile_m, warps / parts) + W4_SM90_ALIGNMENT - 1) / W4_SM90_ALIGNMENT *
                W4_SM90_ALIGNMENT +
            w4_sm90_part_bytes(tile_n, tile_m, parts);
 }

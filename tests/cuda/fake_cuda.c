@@ -62,6 +62,7 @@ static atomic_int live;   /* allocations, modules, streams, graphs and events no
 static atomic_int arrays; /* those of `live` that are device memory */
 static atomic_int capturing;
 static atomic_uint gemms, overlapping; /* launches */
+static atomic_uint images;             /* loaded */
 static _Thread_local int depth;        /* of the stack of contexts */
 static _Thread_local CUcontext contexts[16];
 
@@ -306,6 +307,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     static atomic_int loaded; /* "gemm": the kernels that gather and pack load, no more */
     if (is_mode("module") || (is_mode("gemm") && atomic_fetch_add(&loaded, 1) >= 2)) return CUDA_ERROR_INVALID_IMAGE;
     if (!runs_here(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    images++;
     *module = make(sizeof **module);
     return CUDA_SUCCESS;
 }
@@ -333,10 +335,15 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
                                        CUtensorMapSwizzle swizzle, CUtensorMapL2promotion promotion,
                                        CUtensorMapFloatOOBfill fill) {
     (void)promotion;
-    fake_map fields = {address, sizes[0], sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16};
-    if (rank != 2 || (uintptr_t)map % 64 || (uintptr_t)address % 16 || strides[0] % 16 || strides[0] >> 40 ||
-        !sizes[0] || !sizes[1] || sizes[0] >> 32 || sizes[1] >> 32 || !box[1] || box[1] > 256 || steps[0] != 1 ||
-        steps[1] != 1 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
+    /* Of three dimensions: the columns of a block, rows, blocks side by side. */
+    cuuint64_t blocks = rank == 3 ? sizes[2] : 1;
+    fake_map fields = {address, sizes[0] * blocks, sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16};
+    if (rank == 3 && (!blocks || blocks >> 32 || !box[2] || box[2] > 256 || steps[2] != 1 || strides[1] % 16 ||
+                      (blocks > 1 && (sizes[0] != 64 || strides[1] != 128 || strides[0] < blocks * 128))))
+        return CUDA_ERROR_INVALID_VALUE;
+    if ((rank != 2 && rank != 3) || (uintptr_t)map % 64 || (uintptr_t)address % 16 || strides[0] % 16 ||
+        strides[0] >> 40 || !sizes[0] || !sizes[1] || sizes[0] >> 32 || sizes[1] >> 32 || !box[1] || box[1] > 256 ||
+        steps[0] != 1 || steps[1] != 1 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
         swizzle != (box[0] == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B) ||
         (box[0] != 64 && box[0] != 16) || fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
         return CUDA_ERROR_INVALID_VALUE;
@@ -388,7 +395,7 @@ static CUresult run_or_record(const record *it, CUstream stream) {
 }
 
 EXPORT fake_launches fake_count_launches(void) {
-    return (fake_launches){gemms, overlapping};
+    return (fake_launches){gemms, overlapping, images};
 }
 
 EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,

@@ -18,10 +18,10 @@ typedef struct fake_map {
     int is_bf16;
 } fake_map;
 
-/** Launches of GEMM kernels so far, and of those the ones that may start while the kernel before them runs: what a test
- * asks the library libcuda.so.1 for by name. */
+/** Launches of GEMM kernels so far, and of those the ones that may start while the kernel before them runs; and images
+ * loaded: what a test asks the library libcuda.so.1 for by name. */
 typedef struct fake_launches {
-    unsigned gemms, overlapping;
+    unsigned gemms, overlapping, images;
 } fake_launches;
 fake_launches fake_count_launches(void);
 

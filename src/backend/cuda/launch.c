@@ -68,17 +68,29 @@ typedef struct matrix {
     int64_t rows, columns, stride; /* in bytes */
     w4a16_dtype dtype;
     int32_t box_rows, box_columns; /* what one copy takes */
+    int32_t blocks;                /* 0: a map of 2 dimensions; else of 3, and a copy takes `blocks` of 64 columns */
     CUtensorMapSwizzle swizzle;
     CUtensorMapL2promotion promotion;
 } matrix;
 
+/** Of the three dimensions of A's map, the columns of a block, the rows, and the blocks, the last would run into the
+ * next row where its length is no multiple of 64: then all columns are of the first, and a copy takes one block. */
+static bool whole_blocks(const matrix *from) {
+    return from->columns % W4_BLOCK_COLUMNS == 0;
+}
+
 static w4a16_status make_map(const matrix *from, CUtensorMap *map) {
-    cuuint64_t sizes[] = {(cuuint64_t)from->columns, (cuuint64_t)from->rows}, strides[] = {(cuuint64_t)from->stride};
-    cuuint32_t box[] = {(cuuint32_t)from->box_columns, (cuuint32_t)from->box_rows}, steps[] = {1, 1};
+    const bool whole = from->blocks && whole_blocks(from);
+    cuuint64_t sizes[] = {(cuuint64_t)(whole ? W4_BLOCK_COLUMNS : from->columns), (cuuint64_t)from->rows,
+                          (cuuint64_t)(whole ? from->columns / W4_BLOCK_COLUMNS : 1)};
+    cuuint64_t strides[] = {(cuuint64_t)from->stride, W4_BLOCK_COLUMNS * 2};
+    cuuint32_t box[] = {(cuuint32_t)from->box_columns, (cuuint32_t)from->box_rows,
+                        (cuuint32_t)(whole ? from->blocks : 1)};
+    cuuint32_t steps[] = {1, 1, 1};
     CUtensorMapDataType type =
         from->dtype == W4A16_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    return w4_cuda_call(cuTensorMapEncodeTiled, map, type, 2, (void *)(uintptr_t)from->data, sizes, strides, box, steps,
-                        CU_TENSOR_MAP_INTERLEAVE_NONE, from->swizzle, from->promotion,
+    return w4_cuda_call(cuTensorMapEncodeTiled, map, type, from->blocks ? 3 : 2, (void *)(uintptr_t)from->data, sizes,
+                        strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, from->swizzle, from->promotion,
                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
@@ -179,6 +191,18 @@ static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, cons
     exchange split = make_exchange(run, &shape);
     int64_t group_size = run->problem.group_size;
     bool one_group = group_size >= run->problem.k;
+    /* A box is what a CTA copies at a time; of C, what a warp stores at a time. */
+    int32_t tile_m = config->public.tile_m, tile_k = config->public.tile_k;
+    const matrix matrix_a = {.data = a,
+                             .rows = run->m,
+                             .columns = run->problem.k,
+                             .stride = stride,
+                             .dtype = run->problem.a_dtype,
+                             .box_rows = W4_SM90_COPY_TOKENS(tile_m, tile_k, config->cluster),
+                             .box_columns = W4_BLOCK_COLUMNS,
+                             .blocks = W4_SM90_COPY_BLOCKS(tile_k, config->cluster),
+                             .swizzle = CU_TENSOR_MAP_SWIZZLE_128B,
+                             .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B};
     w4_sm90_gemm_params params = {
         .gemm = make_params(run),
         .schedule = shape.schedule,
@@ -190,25 +214,15 @@ static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, cons
         /* Kernels for any group have all lines of a chunk in each stage. */
         .group_stages = config->any_group ? 1
                         : one_group       ? INT32_MAX
-                                          : (int32_t)w4_maximum(group_size / config->public.tile_k, 1),
+                                          : (int32_t)w4_maximum(group_size / tile_k, 1),
         .group_halves = one_group ? INT32_MAX : (int32_t)(group_size / 32),
+        .whole_blocks = whole_blocks(&matrix_a),
         /* The copy engine leaves out what lies beyond n only by 16 bytes: it wrote past C where n was 1. */
         .store_whole = stores_whole(run) && run->problem.n % 8 == 0,
         .partials = split.partials,
         .flags = split.flags,
         .ticket = split.ticket,
     };
-    /* A box is 64 columns of a CTA's share of a tile's tokens; of C, what a warp stores at a time. */
-    int32_t tile_m = config->public.tile_m;
-    const matrix matrix_a = {.data = a,
-                             .rows = run->m,
-                             .columns = run->problem.k,
-                             .stride = stride,
-                             .dtype = run->problem.a_dtype,
-                             .box_rows = tile_m / config->cluster,
-                             .box_columns = W4_BLOCK_COLUMNS,
-                             .swizzle = CU_TENSOR_MAP_SWIZZLE_128B,
-                             .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B};
     const matrix matrix_c = {.data = run->c,
                              .rows = run->m,
                              .columns = run->problem.n,
