@@ -61,6 +61,10 @@ w4a16_status w4_context_add_cache(w4a16_context *context, const w4_tuned_point *
 /** Read the file that W4A16_CACHE names; where it will not do, keep the reason. */
 void w4_context_read_environment(w4a16_context *context);
 
+/** What multiplying this weight is, resolved; m: the most tokens. */
+w4a16_status w4_weight_problem(const w4a16_weight *weight, int64_t m, w4a16_dtype a_dtype, w4a16_dtype c_dtype,
+                               uint32_t flags, w4_problem *resolved);
+
 /** Upload a validated matrix; the matrix stays the caller's. */
 w4a16_status w4_weight_from_matrix(w4a16_context *context, const w4_matrix *matrix, w4a16_weight **weight);
 

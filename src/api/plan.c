@@ -53,23 +53,9 @@ w4a16_status w4a16_plan_create(const w4a16_weight *weight, const w4a16_plan_opti
     w4a16_plan_options_init(&defaults);
     if (!options) options = &defaults;
     W4_TRY(check_options(options));
-    const w4a16_weight_info *information = &weight->information;
     w4a16_dtype c_dtype = options->c_dtype == W4A16_DTYPE_NONE ? options->a_dtype : options->c_dtype;
-    w4a16_problem problem = {
-        .struct_size = sizeof problem,
-        .m = options->m_max,
-        .n = information->n,
-        .k = information->k,
-        .group_size = information->groups == 1 ? -1 : information->group_size,
-        .a_dtype = options->a_dtype,
-        .c_dtype = c_dtype,
-        .scale_dtype = information->scale_dtype,
-        .zero_kind = information->zero_kind,
-        .uneven_scales = weight->uneven_scales,
-        .flags = options->flags,
-    };
     w4_problem resolved;
-    W4_TRY(w4_problem_resolve(&problem, &resolved));
+    W4_TRY(w4_weight_problem(weight, options->m_max, options->a_dtype, c_dtype, options->flags, &resolved));
     void *memory;
     W4_TRY(w4_allocate(sizeof(w4a16_plan), "a plan", &memory));
     w4a16_plan *result = memory;

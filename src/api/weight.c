@@ -15,6 +15,46 @@ void w4a16_canonical_init(w4a16_canonical *canonical) {
         *canonical = (w4a16_canonical){.struct_size = sizeof *canonical, .group_size = 128, .scale_dtype = W4A16_FP16};
 }
 
+w4a16_status w4_weight_problem(const w4a16_weight *weight, int64_t m, w4a16_dtype a_dtype, w4a16_dtype c_dtype,
+                               uint32_t flags, w4_problem *resolved) {
+    const w4a16_weight_info *information = &weight->information;
+    w4a16_problem problem = {
+        .struct_size = sizeof problem,
+        .m = m,
+        .n = information->n,
+        .k = information->k,
+        .group_size = information->groups == 1 ? -1 : information->group_size,
+        .a_dtype = a_dtype,
+        .c_dtype = c_dtype,
+        .scale_dtype = information->scale_dtype,
+        .zero_kind = information->zero_kind,
+        .uneven_scales = weight->uneven_scales,
+        .flags = flags,
+    };
+    return w4_problem_resolve(&problem, resolved);
+}
+
+/** Load the kernels that a plan with the usual options chooses, up to PREPARED_M tokens: a model's weights come when
+ * nothing runs yet, but later loading waits for the kernels that run. What fails here fails in the plan that needs it.
+ */
+static void prepare(const w4a16_weight *weight) {
+    static const int64_t PREPARED_M = 8192;
+    const w4a16_context *context = weight->context;
+    const w4_backend *backend = context->backend;
+    if (!backend->prepares_ahead || !backend->prepares_ahead(context->device)) return;
+    w4_saved_error saved;
+    w4_error_save(&saved);
+    w4a16_dtype dtype = weight->information.scale_dtype == W4A16_BF16 ? W4A16_BF16 : W4A16_FP16;
+    w4_tuned *cache = w4_context_cache(context);
+    w4_plan_measured measured = {cache, context->table};
+    w4_plan_choice choice;
+    w4_problem problem;
+    if (w4_weight_problem(weight, PREPARED_M, dtype, dtype, 0, &problem) ||
+        w4_plan_choose(backend, context->device, &measured, &problem, 1, PREPARED_M, NULL, &choice))
+        w4_error_restore(&saved);
+    w4_tuned_release(cache);
+}
+
 /** `packed`: the matrix as weight_upload_packed takes it, or NULL. */
 static w4a16_status upload(w4a16_context *context, const w4_matrix *matrix, const uint8_t *packed,
                            w4a16_weight **weight) {
@@ -44,6 +84,7 @@ static w4a16_status upload(w4a16_context *context, const w4_matrix *matrix, cons
         .has_k_order = matrix->k_order != NULL,
         .device_bytes = backend->weight_bytes(result->device_weight),
     };
+    prepare(result);
     *weight = result;
     return W4A16_OK;
 }

@@ -108,6 +108,9 @@ typedef struct w4_backend {
     /** Load what `run` needs for a config that a plan has chosen, so that `run` itself need not allocate. NULL: there
      * is nothing to load. */
     w4a16_status (*prepare)(const w4_device *device, size_t index, const w4_problem *problem);
+    /** Whether `prepare` takes so little that it is worth calling for what a weight's plans may choose. Not where a
+     * driver compiles. NULL: as where there is no `prepare`. */
+    bool (*prepares_ahead)(const w4_device *device);
     w4a16_status (*run)(const w4_device *device, const w4_run *run);
     /** The same on host arrays: run->a, c, bias are host pointers as w4_run states, workspace is NULL. NULL here:
      * host memory is device memory, so that the caller allocates a workspace and calls `run`. */

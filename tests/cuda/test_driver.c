@@ -252,6 +252,42 @@ static CUcontext current_context(void) {
 }
 
 /** A call works with no context, another's or the plan's own current, and leaves it so. */
+/** Loading waits for the kernels that run, so that a weight loads what its plans will choose; where the driver would
+ * compile it, a plan does. */
+static void weights_load_what_plans_need(void **state) {
+    (void)state;
+    enum { N = 256, K = 1024, M = 8192 };
+    const char *forced = getenv("W4A16_CUDA_ARCH");
+    if (strncmp(mode, "sm_", 3) != 0 || !query("cuda:0").usable) skip();
+    bool compiled = atoi(mode + 3) > 90 || (forced && strcmp(forced, "ptx") == 0);
+    uint64_t seed = 4;
+    w4a16_context *context = NULL;
+    CHECK(open_device("cuda:0", NULL, &context));
+    for (int i = 0; i < 2; i++) { /* scales say what the activations will be */
+        w4a16_dtype dtype = i ? W4A16_BF16 : W4A16_FP16;
+        test_weight arrays;
+        w4a16_weight *weight = NULL;
+        w4a16_plan *plan = NULL;
+        w4a16_plan_options options;
+        test_weight_make(&arrays, &seed, N, K, 128, dtype, W4A16_ZERO_SYMMETRIC, 0);
+        unsigned before = count_launches().images;
+        CHECK(w4a16_weight_create(context, &arrays.canonical, &weight));
+        unsigned with_weight = count_launches().images;
+        w4a16_plan_options_init(&options);
+        options.m_max = M;
+        options.a_dtype = dtype;
+        CHECK(w4a16_plan_create(weight, &options, &plan));
+        unsigned with_plan = count_launches().images;
+        if (compiled ? with_plan == with_weight : with_weight == before || with_plan != with_weight)
+            fail_msg("%s: %u images before, %u with the weight, %u with the plan", w4a16_dtype_name(dtype), before,
+                     with_weight, with_plan);
+        w4a16_plan_destroy(plan);
+        w4a16_weight_destroy(weight);
+        test_weight_free(&arrays);
+    }
+    w4a16_context_destroy(context);
+}
+
 static void calls_keep_the_current_context(void **state) {
     (void)state;
     enum { N = 256, K = 1024, M = 8 };
@@ -335,7 +371,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(cpu_contexts_open_no_driver),     cmocka_unit_test(unusable_libraries_are_explained),
         cmocka_unit_test(missing_gpus_are_explained),      cmocka_unit_test(gpus_run_their_code),
         cmocka_unit_test(overlapping_can_be_switched_off), cmocka_unit_test(calls_keep_the_current_context),
-        cmocka_unit_test(a_hopper_gpu_is_picked),          cmocka_unit_test(driver_errors_are_named),
+        cmocka_unit_test(weights_load_what_plans_need),    cmocka_unit_test(a_hopper_gpu_is_picked),
+        cmocka_unit_test(driver_errors_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
