@@ -2,201 +2,223 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fit the GPU cost model's constants to measured times.
 
-For every config the model says: seconds = max(call + stages * stage + sharers * sharer, mean * saturated) + besides,
-where `stages` is how many pipeline stages the busiest worker does, `sharers` how many workers share a tile, and `mean` the
-stages of all tiles over all places for workers, or, where places are left, those on the busiest SM: a short run waits for
-latencies, a full GPU, or SM, for whatever the kernel saturates. `besides` is said below (PASS, ALONE). Of a decode config
-`stages` counts steps by how full they are, and `sharers` in full. This reads tables written by `w4a16 bench --profile
---csv`, finds for every config the four constants with the least relative squared error, where a point counts the more the
-nearer the config is to the best one there, and prints the lines of src/backend/cuda/costs.def. --check also says how much
-slower than the best config the model's choice is; --without leaves shapes out of the fit, and --check judges these alone
-then.
+tools/gpu_costs.py states the model. This reads tables that `w4a16 bench --profile --csv` wrote on one GPU, finds for every
+config the four constants with the least squared relative error, where a point counts the more the nearer the config is to the
+best one there, and prints the lines of src/backend/cuda/costs_GPU.def. So that a few points do not decide alone, each constant
+is drawn to what others say: stage and saturated to those of the kernel's other configs, which multiply by the same code; call
+and further to a line through those of the kind's other configs, by the tile's size. Where calls are long, what slows down all
+configs of a point is taken off. --check also says how much slower than the
+best config the model's choices are; --without leaves shapes out of the fit, and --check judges these alone then; with --in-turn
+each is left out alone, and all others are fitted to.
 """
 import argparse
 import math
-import re
 import sys
 from collections import defaultdict
 
 import numpy as np
 
-from profile_table import ROOT, TableError, geometric_mean, read_rows
+from gpu_costs import SOFT, Constants, Work, memory_floor, predict, read_kernels, soft_maximum, work_of
+from profile_table import TableError, geometric_mean, read_rows
 
-PROCESSORS = 132
-LEAST_RUN = 4  # as in src/backend/cuda/configs.c
-
-
-# Seconds that are known besides: what a decode kernel takes for each pass over k after the first, a round of barriers
-# (0.27 to 0.43 us at 28672 x 4096), and a GEMM kernel whose blocks fill SMs that hold several, so that the next one finds no
-# room while it runs; of stream-K's that is always so. Chosen by what --without says of ALONE from 0 to 3 us.
-PASS, ALONE = 0.35e-6, 2e-6
-
-
-def read_kernels():
-    """What work_of needs of each config: its kind, tile, places for workers, workers on an SM, and the kind's own number."""
-    kernels = {}
-    for line in (ROOT / "kernels/sm90/kernels.def").read_text().splitlines():
-        fields = re.split(r"[(), ]+", line)
-        if fields[0] in ("W4_SM90_KERNEL", "W4_SM90_ANY_GROUP"):
-            n, m, k, _, cluster, _, resident, _, split = (int(field) for field in fields[2:11])
-            tile = n * cluster, m, k, PROCESSORS * resident // cluster, resident
-            kernels[fields[1]] = "whole", *tile, 0
-            kernels[fields[1] + "_streamk"] = "streamk", *tile, 0
-            if split:
-                kernels[f"{fields[1]}_split{split}"] = "split", *tile, split
-    for line in (ROOT / "kernels/sm80/kernels.def").read_text().splitlines():
-        fields = re.split(r"[(), ]+", line)
-        if fields[0] == "W4_SM80_DECODE":
-            n, m, warps, row_warps = (int(field) for field in fields[2:6])
-            kernels[fields[1]] = "decode", n, m, 128, PROCESSORS, 1, warps // row_warps
-    return kernels
+# Cold memory is read by the decode kernels at most at this share of what the benchmark of reading alone reaches.
+SHARE_OF_CEILING = 0.97
+# What a point counts: (time of the best config there / this config's time) to this power. What is far from the best need not be
+# predicted well.
+CLOSENESS = 2
+# How far the model is off, and how far stage and saturated are from a guess and from what others say, as relative errors; how
+# far call and further are, in seconds.
+MODEL_ERROR, GUESSED, DRAWN, CALL, FURTHER = 0.04, 0.5, 0.1, 1e-6, 0.3e-6
+ROUNDS = 3
+LONG = 100e-6  # seconds, from which on a call is long enough for the power limit; from 50 to 200 the choices are as good
+TINY = 1e-12  # seconds, in place of zero
 
 
-def work_of(kernel, m, n, k):
-    """Stages of the busiest worker, workers that share a tile, mean stages, and seconds besides, which are not fitted; as
-    fitted_run in costs.c counts them."""
-    kind, tile_n, tile_m, tile_k, slots, resident, number = kernel
-    tiles = -(-m // tile_m) * -(-n // tile_n)
-    stages = -(-k // tile_k)
-    mean = tiles * stages / slots
-    if kind == "decode":
-        slices = -(-n // 16)
-        slices = -(-slices // min(slices, slots))
-        passes = -(-slices // (tile_n // 16))
-        steps = passes * -(-stages // number)
-        return -(-stages // number) * slices / (tile_n // 16), float(steps), mean, PASS * (passes - 1)
-    split, workers = 0, min(tiles, slots)
-    if kind == "split":
-        workers, busiest, sharers = tiles * number, -(-stages // number), float(number)
-    else:
-        if kind == "streamk" and tiles % slots:
-            whole_waves = tiles // slots - 1
-            split = tiles - whole_waves * slots if whole_waves > 0 else tiles
-            workers = min(slots, max(split * stages // LEAST_RUN, 1))
-            if workers <= tiles and workers < slots:
-                split, workers = 0, min(tiles, slots)
-        busiest = -(-(tiles - split) // workers) * stages + -(-split * stages // workers)
-        sharers = workers / split if split else 0.0
-    together = -(-workers // (slots // resident))
-    if workers < slots or kind == "split":
-        mean = max(mean, together / resident * busiest)
-    return busiest, sharers, mean, ALONE if kind != "streamk" and together == resident > 1 else 0.0
+class Points:
+    """What a config was measured at: its work, as arrays, seconds, weights."""
+
+    def __init__(self, kernel, times, best, without, memory_rate):
+        self.shapes = shapes = [shape for shape in times if shape[1:] not in without]
+        self.measured = self.seconds = np.array([times[shape] for shape in shapes])
+        self.weights = np.array([(best[shape] / times[shape]) ** CLOSENESS for shape in shapes])
+        self.work = Work(*np.array([work_of(kernel, *shape, memory_rate) for shape in shapes]).reshape(-1, len(Work._fields)).T)
+
+    def errors(self, constants):
+        return self.weights * (predict(Constants(*constants), self.work) / self.seconds - 1)
+
+    def slopes(self, constants):
+        """Of the errors, by each constant."""
+        constants, work = Constants(*constants), self.work
+        multiply = soft_maximum(work.stages * constants.stage, work.rows)
+        run = multiply + constants.call + work.fill + work.pieces * constants.further
+        saturated = work.mean * constants.saturated
+        whole = soft_maximum(run, saturated)
+        of_run, of_saturated = (run / whole) ** (SOFT - 1), (saturated / whole) ** (SOFT - 1)
+        of_stage = of_run * (work.stages * constants.stage / np.maximum(multiply, TINY)) ** (SOFT - 1)
+        slopes = np.stack([of_run, of_stage * work.stages, of_run * work.pieces, of_saturated * work.mean], 1)
+        return slopes * (self.weights / self.seconds)[:, None]
+
+
+def fit_config(points, drawn_to, pull, start):
+    """The constants, none negative, with the least sum of squared errors and of squared distances from `drawn_to` times
+    `pull`; and that sum. Gauss-Newton, with shorter steps where a whole one is too long."""
+
+    def badness(constants):
+        return float((points.errors(constants) ** 2).sum() + ((pull * (constants - drawn_to)) ** 2).sum())
+
+    constants, least = start, badness(start)
+    for _ in range(30):
+        slopes = points.slopes(constants)
+        downhill = -(slopes.T @ points.errors(constants) + pull**2 * (constants - drawn_to))
+        step, before = np.linalg.solve(slopes.T @ slopes + np.diag(pull**2), downhill), least
+        for _ in range(8):
+            tried = np.maximum(constants + step, 0)
+            if badness(tried) < least:
+                constants, least = tried, badness(tried)
+                break
+            step = step / 2
+        if least > before * (1 - 1e-9):
+            break
+    return constants, least
+
+
+def guess(kernel):
+    """Constants of a config by its tile alone."""
+    if kernel.kind == "decode":
+        return np.array([2e-6, 6e-9 * kernel.own_n, 0.3e-6 + 6e-9 * kernel.own_n, 2e-9 * kernel.tile_n])
+    weights = kernel.own_n * kernel.tile_k / 1024
+    stage = (230 + 7.3 * weights + 12 * weights * kernel.tile_m / 64) * 1e-9 / (1 + 0.2 * (kernel.parts - 1))
+    call, further = {"whole": (2e-6, 0.5e-6), "streamk": (4e-6, 0.45e-6), "split": (0.8e-6, 0.75e-6)}[kernel.kind]
+    return np.array([call, stage, further, stage * (1.05 if kernel.resident == 1 else 1.8)])
+
+
+def pull_of(drawn_to, relative):
+    return MODEL_ERROR / np.maximum([CALL, relative * drawn_to[1], FURTHER, relative * drawn_to[3]], TINY)
+
+
+def first_fit(points, kernel):
+    """From the guess; from several places, as a constant that decides at no point is not found."""
+    guessed = guess(kernel)
+    starts = [guessed * (1, 1, 1, factor * guessed[1] / guessed[3]) for factor in (1, 1.5, 2.4)]
+    pull = pull_of(guessed, GUESSED)
+    return min((fit_config(points, guessed, pull, start) for start in starts), key=lambda found: found[1])[0]
+
+
+def what_others_say(kernels, points, constants):
+    """{config: the constants that its own are drawn to}"""
+    drawn_to, of_kernel, of_kind = {}, defaultdict(list), defaultdict(list)
+    for name in constants:
+        drawn_to[name] = constants[name].copy()
+        of_kernel[kernels[name].base].append(name)
+        of_kind[kernels[name].kind].append(name)
+    for names in of_kernel.values():
+        mean = np.average([constants[name] for name in names], 0, [len(points[name].seconds) for name in names])
+        for name in names:
+            drawn_to[name][[1, 3]] = mean[[1, 3]]
+    for names in of_kind.values():
+        sizes = np.array([(1, kernels[name].own_n * kernels[name].tile_m) for name in names])
+        weights = np.sqrt([len(points[name].seconds) for name in names])[:, None]
+        line = np.linalg.lstsq(sizes * weights, np.array([constants[name][[0, 2]] for name in names]) * weights, rcond=None)[0]
+        for name, of_line in zip(names, sizes @ line):
+            drawn_to[name][[0, 2]] = np.maximum(of_line, 0)
+    return drawn_to
+
+
+def level_clocks(points, constants, best):
+    """Divide the times of each long point by how much slower than the model says its configs are in the mean. They were
+    measured one after another; from point to point a GPU that reaches its power limit changes its clocks, and what all configs
+    of a point share decides no choice."""
+    found = defaultdict(list)
+    for name in constants:
+        of = points[name]
+        slower = np.log(of.measured / predict(Constants(*constants[name]), of.work))
+        for shape, one, weight in zip(of.shapes, slower, of.weights):
+            if best[shape] > LONG:
+                found[shape].append((one * weight, weight))
+    clocks = {shape: math.exp(sum(one for one, _ in of) / sum(weight for _, weight in of)) for shape, of in found.items()}
+    for name in constants:
+        points[name].seconds = points[name].measured / np.array([clocks.get(shape, 1.0) for shape in points[name].shapes])
+
+
+def fit(kernels, times, best, without, memory_rate):
+    """{config: Constants}"""
+    points = {name: Points(kernels[name], times[name], best, without, memory_rate) for name in kernels if name in times}
+    points = {name: of for name, of in points.items() if len(of.seconds)}
+    constants = {name: first_fit(of, kernels[name]) for name, of in points.items()}
+    decode = {name: constants.pop(name) for name in points if kernels[name].kind == "decode"}
+    for _ in range(ROUNDS):
+        level_clocks(points, constants, best)
+        drawn_to = what_others_say(kernels, points, constants)
+        for name in constants:
+            pull = pull_of(drawn_to[name], DRAWN)
+            constants[name] = fit_config(points[name], drawn_to[name], pull, constants[name])[0]
+    return {name: Constants(*of) for name, of in {**constants, **decode}.items()}
 
 
 def read_times(paths):
-    """{config: {(m, n, k): seconds}}"""
-    times = defaultdict(dict)
+    """{config: {(m, n, k): seconds}}, and bytes a second of cold memory."""
+    times, ceilings = defaultdict(dict), []
     try:
-        for point, config, seconds, _ in read_rows(paths):
+        for point, config, seconds, row in read_rows(paths):
             times[config][point.m, point.n, point.k] = seconds
-    except TableError as error:
+            ceilings.append(float(row.get("read_ceiling_gbs") or "nan"))
+    except (TableError, ValueError) as error:
         sys.exit(f"fit_gpu_costs: {error}")
-    return times
+    rate = SHARE_OF_CEILING * 1e9 * float(np.nanmedian(ceilings)) if not np.isnan(ceilings).all() else math.nan
+    if not rate > 0:
+        sys.exit("fit_gpu_costs: no row says what reading alone reaches (read_ceiling_gbs)")
+    return times, float(f"{rate:.2e}")
 
 
-def fit_short(points):
-    """Least squares of weight * ((call + stage * s + sharer * h + besides) / t - 1) over (s, h, mean, besides, weight, t),
-    no constant negative."""
-    best, least = None, math.inf
-    weights = np.array([weight for *_, weight, _ in points])
-    wanted = np.array([1 - besides / t for *_, besides, _, t in points]) * weights
-    for columns in ([0, 1, 2], [0, 1], [1, 2], [1]):
-        features = np.array([(1, s, h) for s, h, *_ in points])[:, columns] / np.array([[t] for *_, t in points])
-        solution = np.linalg.lstsq(features * weights[:, None], wanted, rcond=None)[0]
-        if (solution < 0).any():
-            continue
-        error = float(((weights * (features @ solution) - wanted) ** 2).sum())
-        if error < least - 1e-12:
-            model = np.zeros(3)
-            model[columns] = solution
-            best, least = tuple(model), error
-    return best
-
-
-def predict(model, work):
-    (call, stage, sharer, saturated), (stages, sharers, mean, besides) = model, work
-    return max(call + stages * stage + sharers * sharer, mean * saturated) + besides
-
-
-def fit(points):
-    """The best of a plane for the short runs and a line through the origin for the long ones, wherever they part."""
-    points = sorted(points, key=lambda point: point[2])
-    best, least = None, math.inf
-    for short in range(1, len(points) + 1):
-        tail = points[short:]
-        top = sum(weight**2 * mean / t * (1 - besides / t) for *_, mean, besides, weight, t in tail)
-        saturated = top / sum((weight * mean / t) ** 2 for *_, mean, _, weight, t in tail) if tail else 0.0
-        model = (*fit_short(points[:short]), saturated)
-        error = sum((weight * (predict(model, work) / t - 1)) ** 2 for *work, weight, t in points)
-        if error < least:
-            best, least = model, error
-    return best
-
-
-# What a point counts where at most half of a large tile's tokens are there: tiles that are so empty take longer than
-# full ones (the copy engine's zeros), and win nowhere.
-EMPTY = 0.2
-# What a point counts besides: (time of the best config there / this config's time) to this power. What is far from the best
-# need not be predicted well.
-CLOSENESS = 3
+def judge(kernels, constants, times, shapes, memory_rate):
+    """{m: [time of the model's choice / of the best config]}; a line on stderr for each point."""
+    ratios = defaultdict(list)
+    for shape in shapes:
+        measured = {name: of[shape] for name, of in times.items() if shape in of and name in constants}
+        floor = memory_floor(*shape, memory_rate)
+        choice = min(measured, key=lambda name: max(predict(constants[name], work_of(kernels[name], *shape, memory_rate)), floor))
+        fastest = min(measured, key=measured.get)
+        ratio = measured[choice] / measured[fastest]
+        ratios[shape[0]].append(ratio)
+        print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {fastest} {measured[fastest] * 1e6:.1f}, {ratio:.3f}",
+              file=sys.stderr)
+    return ratios
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], epilog="example: tools/fit_gpu_costs.py --check bench/results/*h200-configs*.csv"
     )
-    parser.add_argument("tables", nargs="+", help="CSV files of w4a16 bench --profile")
+    parser.add_argument("tables", nargs="+", help="CSV files of w4a16 bench --profile, all of one GPU")
     parser.add_argument("--check", action="store_true", help="also judge the model's choices")
     parser.add_argument("--without", action="append", default=[], metavar="NxK", help="a shape to leave out of the fit")
+    parser.add_argument("--in-turn", action="store_true", help="with --check: leave out one of these shapes at a time")
     arguments = parser.parse_args()
-    kernels, times = read_kernels(), read_times(arguments.tables)
-    without = {tuple(int(size) for size in text.split("x")) for text in arguments.without}
+    kernels, (times, memory_rate) = read_kernels(), read_times(arguments.tables)
+    without = [tuple(int(size) for size in text.split("x")) for text in arguments.without]
     best = {}
     for of in times.values():
-        for shape, t in of.items():
-            best[shape] = min(best.get(shape, math.inf), t)
-    model, alike = {}, defaultdict(list)
-    for name, kernel in kernels.items():
-        points = []
-        for shape, t in times.get(name, {}).items():
-            if shape[1:] in without:
-                continue
-            weight = EMPTY if 2 * shape[0] <= kernel[2] and kernel[2] >= 64 else 1.0
-            points.append((*work_of(kernel, *shape), weight * (best[shape] / t) ** CLOSENESS, t))
-        if points:
-            model[name] = fit(points)
-            if len({point[0] for point in points}) == 1:
-                alike[kernel[0]].append((name, points))
-    # Points of one number of stages do not tell a call's cost from a stage's, nor either from what the kernel saturates:
-    # the call is taken to cost what it does others of the kind, and a full GPU to take as long for as many out features.
-    for kind, configs in alike.items():
-        few = {name for name, _ in configs}
-        others = [name for name in model if kernels[name][0] == kind and name not in few]
-        rates = [model[name][3] / kernels[name][1] for name in others if model[name][3] > 0]
-        for name, points in configs if others else ():
-            call = float(np.median([model[other][0] for other in others]))
-            stage = float(np.median([(point[-1] - point[3] - call) / point[0] for point in points]))
-            if stage > 0:
-                model[name] = (call, stage, model[name][2], float(np.median(rates)) * kernels[name][1] if rates else 0.0)
-    for name in kernels:
-        if name in model:
-            call, stage, sharer, saturated = (constant * 1e9 for constant in model[name])
-            print(f"W4_COST({name + ',':42s} {call:6.0f}, {stage:6.1f}, {sharer:6.1f}, {saturated:6.1f})")
-    if not arguments.check:
-        return
+        for shape, seconds in of.items():
+            best[shape] = min(best.get(shape, math.inf), seconds)
     ratios = defaultdict(list)
-    for shape in sorted(best):
-        if without and shape[1:] not in without:
-            continue
-        measured = {name: of[shape] for name, of in times.items() if shape in of and name in model}
-        choice = min(measured, key=lambda name: predict(model[name], work_of(kernels[name], *shape)))
-        fastest = min(measured, key=measured.get)
-        ratios[shape[0]].append(measured[choice] / measured[fastest])
-        print(f"{shape}: {choice} {measured[choice] * 1e6:.1f} us, best {fastest} {measured[fastest] * 1e6:.1f}", file=sys.stderr)
+    for left_out in [[shape] for shape in without] if arguments.in_turn else [without]:
+        constants = fit(kernels, times, best, left_out, memory_rate)
+        shapes = [shape for shape in sorted(best) if not left_out or shape[1:] in left_out]
+        if arguments.check:
+            for m, of in judge(kernels, constants, times, shapes, memory_rate).items():
+                ratios[m] += of
+    if not arguments.in_turn:
+        print(f"W4_MEMORY_RATE({memory_rate:.2e})")
+        for name in (name for name in kernels if name in constants):
+            call, stage, further, saturated = (constant * 1e9 for constant in constants[name])
+            print(f"W4_COST({name + ',':42s} {call:6.0f}, {stage:6.1f}, {further:6.1f}, {saturated:6.1f})")
     every = [ratio for of in ratios.values() for ratio in of]
-    print(f"all: choice / best {geometric_mean(every):.3f}, worst {max(every):.3f}, {len(every)} points", file=sys.stderr)
     for m, of in sorted(ratios.items()):
         print(f"M {m}: choice / best {geometric_mean(of):.3f}, worst {max(of):.3f}", file=sys.stderr)
+    if every:
+        over = sum(ratio > 1.12 for ratio in every)
+        print(f"all: choice / best {geometric_mean(every):.3f}, worst {max(every):.3f}, {over} over 1.12, {len(every)} points",
+              file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -308,6 +308,31 @@ static void decode_passes_are_few(void **state) {
     }
 }
 
+/** A Hopper GPU like none that was measured has the costs of an H200, but the time of its own memory. */
+static void hoppers_read_at_their_own_rate(void **state) {
+    (void)state;
+    w4_problem problem = {.m = 1,
+                          .n = 152064,
+                          .k = 3584,
+                          .group_size = 128,
+                          .zero_kind = W4A16_ZERO_SYMMETRIC,
+                          .a_dtype = W4A16_FP16,
+                          .c_dtype = W4A16_FP16,
+                          .scale_dtype = W4A16_FP16};
+    double bytes = (double)w4_cuda_layout(&problem).bytes;
+    w4_device h200 = device, other = device;
+    h200.memory_mhz = 3200;
+    other.memory_mhz = 2600;
+    other.memory_rate = 3.35e12;
+    for (size_t index = 0; index < w4_cuda_config_count; index++) {
+        if (!is_feasible(&problem, index)) continue;
+        assert_int_equal(w4_cuda_config_rough(&h200, index), w4_cuda_config_rough(&other, index));
+        double here = w4_cuda_config_cost(&h200, index, &problem);
+        double there = w4_cuda_config_cost(&other, index, &problem);
+        assert_true(here > bytes / 4.8e12 && there > bytes / other.memory_rate && there >= here);
+    }
+}
+
 static void one_workspace_serves_every_m(void **state) {
     (void)state;
     static const int64_t shapes[][2] = {{64, 1 << 17}, {1000, 4096}, {4096, 14336}, {12288, 1024}, {8448, 640}};
@@ -513,24 +538,30 @@ static void groups_are_found(void **state) {
  */
 static void shipped_tables_are_sound(void **state) {
     (void)state;
-    assert_null(w4_cuda_table(&device)); /* a Hopper GPU whose memory is not an H200's */
-    device.memory_mhz = 3200;
-    const w4_shipped_table *table = w4_cuda_table(&device);
-    assert_non_null(table);
-    assert_string_equal(table->name, "NVIDIA H200");
-    assert_true(table->count > 50);
-    w4_tuned *tuned;
-    assert_int_equal(w4_tuned_from_table(&w4_cuda_backend, &device, &tuned), W4A16_OK);
-    assert_int_equal(w4_tuned_count(tuned), table->count); /* none is twice, none is gone */
-    for (size_t i = 0; i < w4_tuned_count(tuned); i++) {
-        const w4_tuned_point *point = &w4_tuned_points(tuned)[i];
-        const w4_problem *p = &point->problem;
-        size_t index = point->results[0].config;
-        int64_t m = p->m;
-        EXPECT(is_feasible(p, index));
-        EXPECT(point->results[0].seconds > 0 && point->results[0].seconds < 1);
+    static const struct {
+        int32_t memory_mhz;
+        const char *name;
+    } measured[] = {{3200, "NVIDIA H200"}, {2600, "NVIDIA H100 80GB HBM3"}};
+    assert_null(w4_cuda_table(&device)); /* a Hopper GPU whose memory is none of theirs */
+    for (size_t gpu = 0; gpu < sizeof measured / sizeof *measured; gpu++) {
+        device.memory_mhz = measured[gpu].memory_mhz;
+        const w4_shipped_table *table = w4_cuda_table(&device);
+        assert_non_null(table);
+        assert_string_equal(table->name, measured[gpu].name);
+        assert_true(table->count > 50);
+        w4_tuned *tuned;
+        assert_int_equal(w4_tuned_from_table(&w4_cuda_backend, &device, &tuned), W4A16_OK);
+        assert_int_equal(w4_tuned_count(tuned), table->count); /* none is twice, none is gone */
+        for (size_t i = 0; i < w4_tuned_count(tuned); i++) {
+            const w4_tuned_point *point = &w4_tuned_points(tuned)[i];
+            const w4_problem *p = &point->problem;
+            size_t index = point->results[0].config;
+            int64_t m = p->m;
+            EXPECT(is_feasible(p, index));
+            EXPECT(point->results[0].seconds > 0 && point->results[0].seconds < 1);
+        }
+        w4_tuned_release(tuned);
     }
-    w4_tuned_release(tuned);
     device.processors = 114;
     assert_null(w4_cuda_table(&device));
     use_gpu(1); /* the same GPU, limited to the sm80 kernels */
@@ -548,6 +579,7 @@ int main(void) {
         cmocka_unit_test(variants_have_images),
         cmocka_unit_test_setup(shapes_fit, reset_device),
         cmocka_unit_test(decode_passes_are_few),
+        cmocka_unit_test_setup(hoppers_read_at_their_own_rate, reset_device),
         cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),
         cmocka_unit_test_setup(promises_are_kept, reset_device),
         cmocka_unit_test_setup(plans_serve_their_range, reset_device),

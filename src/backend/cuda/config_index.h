@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * CONFIG_NAME: where each config stands in w4_cuda_configs. */
+ * CONFIG_NAME: where each config stands in w4_cuda_configs; CONFIG_COUNT: how many there are. */
 #ifndef W4_CUDA_CONFIG_INDEX_H
 #define W4_CUDA_CONFIG_INDEX_H
 
@@ -22,6 +22,7 @@ enum {
 #undef W4_SM80_KERNEL
 #undef W4_SM80_ANY_GROUP
 #undef W4_SM80_DECODE
+    CONFIG_COUNT
 };
 
 #endif

@@ -1,22 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The cost model: how long a config takes for a problem. On an H200 by constants fitted to times (costs.def), elsewhere
- * by what the GPU says of itself. */
-#include "backend/cuda/config_index.h"
+ * The cost model: how long a config takes for a problem. On Hopper by constants fitted to times (costs_GPU.def),
+ * elsewhere by what the GPU says of itself. */
+#include "backend/cuda/costs.h"
 #include "backend/cuda/device.h"
 
 #include "core/memory.h"
 #include "sm80/decode_params.h"
 
-/** Of each config, in nanoseconds (costs.def, tools/fit_gpu_costs.py). Zeros: never measured. */
-static const struct {
-    double call, stage, sharer, saturated;
-} costs[] = {
-#define W4_COST(name, call, stage, sharer, saturated) [CONFIG_##name] = {call, stage, sharer, saturated},
-#include "backend/cuda/costs.def"
-#undef W4_COST
-};
-
-static const double MEMORY_RATE = 4.4e12; /* bytes a second: what reading cold memory reaches on an H200 */
+#include <math.h>
 
 /** Bytes that a multiplication must move: the weight, and A and C once. */
 static double least_bytes(const w4_problem *problem) {
@@ -24,10 +15,10 @@ static double least_bytes(const w4_problem *problem) {
     return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
 }
 
-/** What the busiest worker has to do: stages, and workers that share a tile; in how many passes a decode config's
- * stages are, and how full. */
+/** What the busiest worker has to do: stages, in how many tiles that are its own, and how many workers share each of
+ * the others; in how many passes a decode config's stages are, and how full. */
 typedef struct load {
-    double stages, sharers, passes, fullness;
+    double stages, tiles, sharers, passes, fullness;
 } load;
 
 static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
@@ -43,10 +34,12 @@ static load busiest(const w4_cuda_config *config, const w4_problem *problem, con
     if (schedule->split)
         return (load){.stages = (double)w4_ceil_divide(schedule->stages, schedule->split),
                       .sharers = (double)schedule->split};
-    int64_t tiles = (int64_t)schedule->tiles_m * schedule->tiles_n;
+    int64_t own =
+        w4_ceil_divide((int64_t)schedule->tiles_m * schedule->tiles_n - schedule->split_tiles, schedule->workers);
+    int64_t shared = w4_ceil_divide((int64_t)schedule->split_tiles * schedule->stages, schedule->workers);
     return (load){
-        .stages = (double)(w4_ceil_divide(tiles - schedule->split_tiles, schedule->workers) * schedule->stages +
-                           w4_ceil_divide((int64_t)schedule->split_tiles * schedule->stages, schedule->workers)),
+        .stages = (double)(own * schedule->stages + shared),
+        .tiles = (double)own,
         .sharers = schedule->split_tiles ? (double)schedule->workers / schedule->split_tiles : 0,
     };
 }
@@ -100,16 +93,20 @@ static double decode_run(const w4_device *device, const w4_cuda_config *config, 
     return work.stages * (100 + 3.0 * config->public.tile_m) * slices * config->warps / 2 / clock_of(device);
 }
 
-/** The same of an sm90 config, by its tile: a least-squares fit to the stages of the configs in costs.def, 18 % off in
- * the root mean square; what a worker takes that shares a tile is their median. */
+/** The same of an sm90 config, by its tile: a least-squares fit to the stages of the configs in costs_h200.def, 16 %
+ * off in the root mean square; what a further tile or a worker takes that shares one is their median. */
 static double sm90_run(const w4_cuda_config *config, load work) {
-    static const double STAGE = 350, WEIGHTS = 11.6, PRODUCTS = 9.0, ANY_GROUP = 7.7, SHARER = 700, SPLIT = 1640;
+    static const double STAGE = 230, WEIGHTS = 7.3, PRODUCTS = 12, ANY_GROUP = 13, PART = 0.2;
+    static const double TILE = 1140, SHARER = 430, SPLIT = 800;
     const w4_config *tile = &config->public;
     double weights = (double)(tile->tile_n / config->cluster) * tile->tile_k / 1024;
     double products = weights * tile->tile_m / 64;
     double stage = STAGE + WEIGHTS * weights + (PRODUCTS + (config->any_group ? ANY_GROUP : 0)) * products;
-    stage /= config->parts;
-    return 1e-9 * (work.stages * stage + work.sharers * (config->split ? SPLIT / config->split : SHARER));
+    stage /= 1 + PART * (config->parts - 1);
+    double further = config->split      ? work.sharers * SPLIT
+                     : config->stream_k ? work.sharers * SHARER
+                                        : (work.tiles - 1) * TILE;
+    return 1e-9 * (work.stages * stage + further);
 }
 
 /** Workers on the busiest SM. */
@@ -130,34 +127,77 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
     return crowded > mean ? crowded : mean;
 }
 
-/** Seconds that an H200 takes besides what was fitted. Of a decode config each further pass costs a round of barriers,
- * 0.27 to 0.43 us (28672 x 4096, seven passes). A GEMM whose blocks fill SMs that hold several leaves the next kernel
- * no room while it runs; stream-K always does, so that its fit knows. */
+/** Seconds that are known besides what was fitted. Each further pass of a decode config costs a round of barriers and
+ * sums. A GEMM whose blocks fill SMs that hold several leaves the next kernel no room while it runs; stream-K always
+ * does, so that its fit knows. This and the constants below are tools/gpu_costs.py's, which says where they are from.
+ */
 static double besides(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
-    static const double PASS = 0.35e-6, ALONE = 2e-6;
-    if (config->decode) return PASS * (work.passes - 1);
+    static const double PASS = 0.4e-6, PASS_OF_TOKEN = 0.0375e-6, ALONE = 1e-6;
+    if (config->decode) return (PASS + PASS_OF_TOKEN * config->public.tile_m) * (work.passes - 1);
     bool full = shape->resident > 1 && workers_together(device, config, shape) == shape->resident;
     return full && !config->stream_k ? ALONE : 0;
 }
 
-/** Seconds of a fitted config on an H200, but for those besides, if reading takes no time; tools/fit_gpu_costs.py
- * (work_of) counts alike. Of a decode config the stages count by how full they are, and in full as sharers: a step
- * costs something besides its weights. */
-static double fitted_run(const w4_device *device, size_t index, const w4_cuda_shape *shape, load work) {
-    const w4_cuda_config *config = &w4_cuda_configs[index];
-    double stages = config->decode ? work.stages * work.fullness : work.stages;
-    double sharers = config->decode ? work.stages : work.sharers;
-    double run = costs[index].call + stages * costs[index].stage + sharers * costs[index].sharer;
-    double saturated = mean_stages(device, config, shape, work) * costs[index].saturated;
-    return 1e-9 * (run > saturated ? run : saturated);
+/** The fourth root of the sum of fourth powers: two limits near each other are slower together than either alone. */
+static double soft_maximum(double a, double b) {
+    return sqrt(sqrt(a * a * a * a + b * b * b * b));
 }
 
-static bool is_fitted(size_t index) {
-    return index < sizeof costs / sizeof *costs && costs[index].stage > 0;
+/** Stages in whole turns of the parts of a kernel that take them in turns; of a decode config by how full they are. */
+static double turns_of(const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
+    if (config->decode) return work.stages * work.fullness;
+    bool whole = !config->stream_k && !config->split;
+    double stages = whole ? shape->schedule.stages : work.stages, tiles = whole ? work.tiles : 1;
+    return tiles * ceil(stages / config->parts) * config->parts;
+}
+
+/** What comes once more for the busiest worker: tiles after its first, or workers that share one. Of a decode config
+ * stages in full: a step costs something besides its weights. */
+static double pieces_of(const w4_cuda_config *config, load work) {
+    if (config->decode) return work.stages;
+    return config->stream_k || config->split ? work.sharers : work.tiles - 1;
+}
+
+/** Bytes of weights that all workers ask for at first, to fill their rings, before anything can be multiplied. */
+static double first_bytes(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
+    static const double RING = 200e3; /* of an SM */
+    const w4_config *tile = &config->public;
+    double weights = (double)(tile->tile_n / config->cluster / W4_BLOCK_ROWS) * shape->slot_bytes;
+    double ring = RING / shape->resident * weights / (weights + 2.0 * tile->tile_m * tile->tile_k);
+    double all = (double)w4_cuda_layout(problem).bytes, first = shape->grid * ring;
+    return first < all ? first : all;
+}
+
+/** Seconds that loading the activations of all tiles takes: rows past the last token, which the copy engine fills with
+ * zeros, longer than those that are there. */
+static double rows_time(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
+    static const double ROW = 7e-12, EMPTY = 29e-12; /* of 64 columns */
+    double rows = (double)shape->schedule.tiles_m * config->public.tile_m;
+    double lines = (double)shape->schedule.tiles_n * config->cluster * (double)w4_ceil_divide(problem->k, 64);
+    return lines * (rows * ROW + (rows - (double)problem->m) * EMPTY);
+}
+
+/** Seconds of a fitted config on a GPU with that cost and rate of reading, but for those besides, if reading all
+ * weights took no time; tools/gpu_costs.py says the same, and what the terms mean. */
+static double fitted_run(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
+                         const w4_cuda_shape *shape, load work, const w4_cuda_cost *cost, double rate) {
+    static const double FILL_SHARE = 0.85; /* of the rate */
+    double run = 1e-9 * turns_of(config, shape, work) * cost->stage;
+    double more = 1e-9 * (cost->call + pieces_of(config, work) * cost->further);
+    if (!config->decode) {
+        run = soft_maximum(run, rows_time(config, problem, shape));
+        more += first_bytes(config, problem, shape) / (FILL_SHARE * rate);
+    }
+    return soft_maximum(run + more, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
+}
+
+static bool is_fitted(const w4_cuda_cost *cost) {
+    return cost->stage > 0;
 }
 
 bool w4_cuda_config_rough(const w4_device *device, size_t index) {
-    return device->runs.sm90 && !is_fitted(index); /* elsewhere one model serves all configs */
+    bool measured_here; /* elsewhere one model serves all configs */
+    return device->runs.sm90 && !is_fitted(&w4_cuda_costs_of(device, &measured_here)->config[index]);
 }
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
@@ -165,21 +205,26 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     const w4_cuda_config *config = &w4_cuda_configs[index];
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
     load work = busiest(config, problem, &shape);
-    double bytes = least_bytes(problem), seconds, memory;
-    if (is_fitted(index) && device->runs.sm90) {
-        seconds = fitted_run(device, index, &shape, work) + besides(device, config, &shape, work);
-        memory = bytes / MEMORY_RATE;
-    } else if (is_fitted(index) && config->decode) {
+    bool measured_here;
+    const w4_cuda_costs *costs = w4_cuda_costs_of(device, &measured_here);
+    const w4_cuda_cost *cost = &costs->config[index];
+    double rate = measured_here ? costs->memory_rate : read_rate_of(device);
+    double reading = least_bytes(problem) / rate, seconds, memory;
+    if (is_fitted(cost) && device->runs.sm90) {
+        seconds = fitted_run(device, config, problem, &shape, work, cost, rate) + besides(device, config, &shape, work);
+        memory = reading;
+    } else if (is_fitted(cost) && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
-         * overlap. */
+         * overlap. Where memory is the limit, a pass costs half as much, for the next one's loads are on their way:
+         * 0.28 and 0.62 us on an H200 (sm80_n64m8w12_decode, 152064 x 3584 and 57344 x 8192, M = 1). */
         double clock = H200_CLOCK / clock_of(device), more = besides(device, config, &shape, work);
-        seconds = clock * (fitted_run(device, index, &shape, work) + more);
-        memory = clock * (1e-9 * costs[index].call + more) + bytes / read_rate_of(device);
+        seconds = clock * (fitted_run(device, config, problem, &shape, work, cost, rate) + more);
+        memory = clock * (1e-9 * cost->call + more / 2) + reading;
     } else {
         seconds = CALL + (config->decode ? decode_run(device, config, work)
                           : config->sm80 ? sm80_run(device, config, &shape, work)
                                          : sm90_run(config, work));
-        memory = CALL + bytes / read_rate_of(device);
+        memory = CALL + reading;
     }
     return seconds > memory ? seconds : memory;
 }

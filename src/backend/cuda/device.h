@@ -137,6 +137,8 @@ size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_pr
 
 /** The table that is shipped for GPUs like this one, or NULL. */
 const w4_shipped_table *w4_cuda_table(const w4_device *device);
+/** The cost model's constants for GPUs like this one, or, if none was measured, those of an H200. */
+const struct w4_cuda_costs *w4_cuda_costs_of(const w4_device *device, bool *measured_here);
 
 w4a16_status w4_cuda_prepare(const w4_device *device, size_t index, const w4_problem *problem);
 w4a16_status w4_cuda_run(const w4_device *device, const w4_run *run);

@@ -1,27 +1,53 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The tables of measured times that are shipped, one for each GPU that was measured. */
+ * What is shipped of the GPUs that were measured: tables of times, and constants of the cost model. */
+#include "backend/cuda/costs.h"
 #include "backend/cuda/device.h"
 
-static const w4_shipped_row h200[] = {
 #define W4_TUNED(n, k, group_size, dtype, scale_dtype, zeros, m, config, microseconds)                                 \
     {n, k, group_size, W4A16_##dtype, W4A16_##scale_dtype, W4A16_ZERO_##zeros, m, #config, microseconds},
+static const w4_shipped_row h200_rows[] = {
 #include "backend/cuda/tuned_h200.def"
-#undef W4_TUNED
 };
+static const w4_shipped_row h100_rows[] = {
+#include "backend/cuda/tuned_h100.def"
+};
+#undef W4_TUNED
 
-/** A table holds for what sets the speed, whatever the GPU is called. */
+#define W4_MEMORY_RATE(rate) .memory_rate = rate,
+#define W4_COST(name, call, stage, further, saturated) .config[CONFIG_##name] = {call, stage, further, saturated},
+static const w4_cuda_costs h200_costs = {
+#include "backend/cuda/costs_h200.def"
+};
+#undef W4_MEMORY_RATE
+#undef W4_COST
+
+/** They hold for what sets the speed, whatever the GPU is called. */
 static const struct {
     bool sm90;
     int32_t processors, memory_mhz;
     w4_shipped_table table;
-} tables[] = {
-    {true, 132, 3200, {"NVIDIA H200", h200, sizeof h200 / sizeof *h200}},
+    const w4_cuda_costs *costs; /* NULL: the first one's, with the memory's own rate */
+} measured[] = {
+    {true, 132, 3200, {"NVIDIA H200", h200_rows, sizeof h200_rows / sizeof *h200_rows}, &h200_costs},
+    {true, 132, 2600, {"NVIDIA H100 80GB HBM3", h100_rows, sizeof h100_rows / sizeof *h100_rows}, NULL},
 };
 
+/** Which of them is like this one; -1: none. */
+static int measured_like(const w4_device *device) {
+    for (size_t i = 0; i < sizeof measured / sizeof *measured; i++)
+        if (measured[i].sm90 == device->runs.sm90 && measured[i].processors == device->processors &&
+            measured[i].memory_mhz == device->memory_mhz)
+            return (int)i;
+    return -1;
+}
+
 const w4_shipped_table *w4_cuda_table(const w4_device *device) {
-    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
-        if (tables[i].sm90 == device->runs.sm90 && tables[i].processors == device->processors &&
-            tables[i].memory_mhz == device->memory_mhz)
-            return &tables[i].table;
-    return NULL;
+    int like = measured_like(device);
+    return like < 0 ? NULL : &measured[like].table;
+}
+
+const w4_cuda_costs *w4_cuda_costs_of(const w4_device *device, bool *measured_here) {
+    int like = measured_like(device);
+    *measured_here = like >= 0 && measured[like].costs;
+    return *measured_here ? measured[like].costs : measured[0].costs;
 }
