@@ -5,13 +5,14 @@ PREFIX ?= /usr/local
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 FUZZ_SECONDS ?= 60
 BENCH ?=
+EXCLUDE ?=
 
 python = build/venv/bin/python
 # Asked by the shell, after the set-up: make itself expands a whole recipe before it runs the first line.
 generator = $$(test -f build/$(1)/CMakeCache.txt || { command -v ninja >/dev/null && echo -G Ninja; })
 configure = mkdir -p build && cmake --preset $(1) $(call generator,$(1)) $(2) --log-level=NOTICE >build/configure.log
 compile = cmake --build build/$(1) -j $(JOBS)
-check = ctest --preset $(1) -j $(JOBS) --no-tests=error --output-junit $(CURDIR)/build/$(1)/junit.xml
+check = ctest --preset $(1) -j $(JOBS) $(if $(EXCLUDE),-LE '$(EXCLUDE)') --no-tests=error --output-junit $(CURDIR)/build/$(1)/junit.xml
 
 .PHONY: help setup build run test bench install format check-format asan tsan fuzz clean
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ check = ctest --preset $(1) -j $(JOBS) --no-tests=error --output-junit $(CURDIR)
 help: ## list the targets
 	@echo "w4a16: 16-bit activations times 4-bit weights. Targets:"
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
-	@echo "Variables: PRESET=release|debug|clang (build, test), PREFIX=$(PREFIX), JOBS=$(JOBS), FUZZ_SECONDS=$(FUZZ_SECONDS), BENCH (options of bench/report.py)"
+	@echo "Variables: PRESET=release|debug|clang (build, test), PREFIX=$(PREFIX), JOBS=$(JOBS), FUZZ_SECONDS=$(FUZZ_SECONDS), EXCLUDE (labels of tests to leave out), BENCH (options of bench/report.py)"
 
 setup: ## install the missing Debian packages and the Python packages of the tests
 	@tools/setup.sh packages

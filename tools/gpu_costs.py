@@ -105,7 +105,10 @@ def schedule_of(kernel, tiles, stages):
     whole_waves = tiles // kernel.slots - 1
     shared = tiles - whole_waves * kernel.slots if whole_waves > 0 else tiles
     runs = min(kernel.slots, max(shared * stages // LEAST_RUN, 1))
-    return (0, workers) if runs <= tiles and runs < kernel.slots else (shared, runs)
+    if runs <= tiles and runs < kernel.slots:
+        return 0, workers
+    even = runs // tiles * tiles if whole_waves <= 0 else 0
+    return shared, even if even * 8 > runs * 7 else runs
 
 
 def busiest_of(kernel, tiles, stages):

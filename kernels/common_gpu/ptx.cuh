@@ -56,6 +56,11 @@ __device__ __forceinline__ uint4 shared_load128(uint32_t address) {
                  : "memory");
     return value;
 }
+__device__ __forceinline__ float4 shared_load_floats(uint32_t address) {
+    const uint4 bits = shared_load128(address);
+    return make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                       __uint_as_float(bits.w));
+}
 __device__ __forceinline__ uint32_t shared_load32(uint32_t address) {
     uint32_t value;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");

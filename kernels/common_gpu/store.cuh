@@ -8,6 +8,13 @@
 
 #include "weights.cuh"
 
+__device__ __forceinline__ void add_four(float *sums, const float4 &more) {
+    sums[0] += more.x;
+    sums[1] += more.y;
+    sums[2] += more.z;
+    sums[3] += more.w;
+}
+
 /** The partial sums that workers leave for one another, as THREADS threads (whole warps, with a flag of their own) see
  * them. FLAGS: flags of a worker. Params: the parameters of either GEMM kernel. */
 template <class Params, int THREADS, int FLAGS> struct Share {
@@ -22,15 +29,23 @@ template <class Params, int THREADS, int FLAGS> struct Share {
     }
 
     /** Leave these sums for the worker that finishes the tile. */
-    template <int ROWS, int SUMS> __device__ __forceinline__ void give(const float (&sums)[ROWS][SUMS]) const {
+    template <int ROWS, int SUMS> __device__ __forceinline__ void leave(const float (&sums)[ROWS][SUMS]) const {
         float4 *target = partials<ROWS * SUMS / 4>(worker);
 #pragma unroll
         for (int i = 0; i < ROWS * SUMS / 4; i++) {
             const float *four = &sums[i / (SUMS / 4)][i % (SUMS / 4) * 4];
             __stcg(target + i * THREADS, make_float4(four[0], four[1], four[2], four[3]));
         }
+    }
+    /** Tell that worker, once all threads have left theirs. */
+    __device__ __forceinline__ void tell() const {
+        flag_store(params.flags + index(worker), params.ticket);
+    }
+
+    template <int ROWS, int SUMS> __device__ __forceinline__ void give(const float (&sums)[ROWS][SUMS]) const {
+        leave(sums);
         group_sync(barrier, THREADS); /* the flag's release covers what all threads wrote before it */
-        if (thread_index() % THREADS == 0) flag_store(params.flags + index(worker), params.ticket);
+        if (thread_index() % THREADS == 0) tell();
     }
 
     /** Add what the other workers have of the tile, in the order of k. Float4s that registers have room for:
@@ -38,9 +53,14 @@ template <class Params, int THREADS, int FLAGS> struct Share {
     template <int MOST_OF_ONE, int MOST, int ROWS, int SUMS>
     __device__ __forceinline__ void collect(int tile, float (&sums)[ROWS][SUMS]) const {
         int helpers = w4_schedule_helpers(&params.schedule, w4_schedule_run(&params.schedule, worker), tile);
-        for (int helper = 1; helper <= helpers; helper++)
-            while (flag_load(params.flags + index(worker - helper)) != params.ticket) {
+        /* Each flag is looked at by one thread, all at the same time: a look takes as long as memory does. */
+        for (int helper = 1 + thread_index() % THREADS; helper <= helpers; helper += THREADS) {
+            uint64_t *const theirs = params.flags + index(worker - helper);
+            while (flag_load(theirs) != params.ticket) {
             }
+            *theirs = 0;
+        }
+        group_sync(barrier, THREADS);
         /* As many helpers' sums on their way at once as registers are free, or parts of one helper's. */
         constexpr int FOURS = ROWS * SUMS / 4, AT_ONCE = FOURS < MOST ? MOST / FOURS : 1,
                       PART = FOURS < MOST_OF_ONE ? FOURS : MOST_OF_ONE;
@@ -59,19 +79,11 @@ template <class Params, int THREADS, int FLAGS> struct Share {
                 for (int i = 0; i < AT_ONCE; i++) {
                     if (first + i > helpers) break;
 #pragma unroll
-                    for (int j = 0; j < PART; j++) {
-                        float *four = &sums[(from + j) / (SUMS / 4)][(from + j) % (SUMS / 4) * 4];
-                        four[0] += parts[i][j].x;
-                        four[1] += parts[i][j].y;
-                        four[2] += parts[i][j].z;
-                        four[3] += parts[i][j].w;
-                    }
+                    for (int j = 0; j < PART; j++)
+                        add_four(&sums[(from + j) / (SUMS / 4)][(from + j) % (SUMS / 4) * 4], parts[i][j]);
                 }
             }
         }
-        group_sync(barrier, THREADS); /* all have seen the flags */
-        for (int helper = 1 + thread_index() % THREADS; helper <= helpers; helper += THREADS)
-            params.flags[index(worker - helper)] = 0;
     }
 };
 

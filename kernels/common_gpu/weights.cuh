@@ -17,10 +17,11 @@ __device__ __forceinline__ float load_number(const uint8_t *address, int dtype) 
     return dtype == W4_PARAM_BF16 ? __uint_as_float((uint32_t)bits << 16) : __half2float(__ushort_as_half(bits));
 }
 
-/** Scales and zero points of one group, of the two rows that a thread's fragments hold. pair: fp16 scales as they are,
- * where `scale` is not used. */
+/** Scales and zero points of one group, of the two rows that a thread's fragments hold. words: what two fp16 scales
+ * stand in, and pair: those scales, where `scale` is not used. */
 struct Group {
     float scale[2], zero[2];
+    uint32_t words[2];
     __half2 pair;
 };
 
@@ -124,8 +125,13 @@ template <bool FP16_SCALES> struct ScaledCodes {
     __device__ __forceinline__ ScaledCodes()
         : factors(half2_of(0)), offsets(half2_of(0)), inverses(half2_of(0)), unit{1.0f, 1.0f} {}
 
+    /** The least unit that may be chosen: if scales are fp16, fp16 holds one over it. */
+    static __device__ __forceinline__ float least(int scale_dtype) {
+        return scale_dtype == W4_PARAM_FP16 ? 1.0f / 16384 : 0.0f;
+    }
+
     /** Choose the units for a row's part that begins with `group`, and take that. one: the row has no other; not with
-     * PAIRS. least: no unit is below; LEAST_FP16 if scales are fp16, so that fp16 holds one over it, else 0. */
+     * PAIRS. least: no unit is below. */
     __device__ __forceinline__ void begin(const Group &group, bool one, float least) {
 #pragma unroll
         for (int i = 0; i < 2; i++) unit[i] = one ? group.scale[i] : unit_of(group.scale[i], least);
@@ -161,8 +167,6 @@ template <bool FP16_SCALES> struct ScaledCodes {
 #pragma unroll
         for (int i = 0; i < 2; i++) scale[i] = unit[i] * 4096.0f;
     }
-
-    static constexpr float LEAST_FP16 = 1.0f / 16384; /* 2^-14 */
 
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
 #pragma unroll

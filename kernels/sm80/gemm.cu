@@ -184,14 +184,10 @@ __device__ __forceinline__ void add_parts(uint32_t stage, const float (&sums)[SL
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 float *const four = &own[slice][first + 4 * i];
+                four[0] = four[1] = four[2] = four[3] = 0.0f;
 #pragma unroll
-                for (int from = 0; from < WARPS_K; from++) {
-                    const uint4 more = shared_load128(place + ((from * WARPS_K + part) * AT_ONCE + i) * FOUR_BYTES);
-                    four[0] = __uint_as_float(more.x) + (from ? four[0] : 0.0f);
-                    four[1] = __uint_as_float(more.y) + (from ? four[1] : 0.0f);
-                    four[2] = __uint_as_float(more.z) + (from ? four[2] : 0.0f);
-                    four[3] = __uint_as_float(more.w) + (from ? four[3] : 0.0f);
-                }
+                for (int from = 0; from < WARPS_K; from++)
+                    add_four(four, shared_load_floats(place + ((from * WARPS_K + part) * AT_ONCE + i) * FOUR_BYTES));
             }
         }
 }

@@ -60,10 +60,6 @@ template <class Codes> struct Consumer {
         for (int i = 0; i < 4; i++) keep_order(fragment[set][slice][i]);
     }
 
-    __device__ __forceinline__ float least_unit() const {
-        return params.gemm.scale_dtype == W4_PARAM_FP16 ? Codes::LEAST_FP16 : 0.0f;
-    }
-
     __device__ __forceinline__ Group group_of(const Rows &rows, int slice, int block) const {
         const int line = BLOCKS > 1 ? first_block() + block >> params.line_shift : 0;
         return rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
@@ -74,7 +70,8 @@ template <class Codes> struct Consumer {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
             if constexpr (Codes::SCALES) {
-                codes[slice].begin(group[slice], params.group_stages == INT32_MAX, least_unit());
+                codes[slice].begin(group[slice], params.group_stages == INT32_MAX,
+                                   Codes::least(params.gemm.scale_dtype));
             } else {
                 codes[slice].set(group[slice]);
                 codes[slice].set_residual(group[slice]);
@@ -109,7 +106,7 @@ template <class Codes> struct Consumer {
             if (turn)
 #pragma unroll
                 for (int slice = 0; slice < SLICES; slice++)
-                    codes[slice].move(group[slice], least_unit(), ratio[slice]);
+                    codes[slice].move(group[slice], Codes::least(params.gemm.scale_dtype), ratio[slice]);
         }
     }
 

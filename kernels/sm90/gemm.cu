@@ -71,7 +71,7 @@ constexpr uint32_t EMPTY_ARRIVALS = ARRIVING_LANES * 4 * SHARERS * CLUSTER;
 constexpr uint32_t LOADERS = 2; /* warps that load */
 constexpr bool ORDERED =
     WARPGROUPS == 2 && PARTS == 1 &&
-    (PINGPONG || TILE_M >= 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
+    (PINGPONG || TILE_M > 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
 static_assert(ORDERED || !PINGPONG, "turns are made for two");
 constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
 static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGPONG), "a slot has a chunk's lines");
@@ -85,7 +85,8 @@ template <bool BF16, int ZERO>
 constexpr bool FOR_128 = !ANY_GROUP && TILE_K >= 128 &&
                          (STRIPS * SUMS <= 64 || (!BF16 && ZERO == W4_PARAM_SYMMETRIC && STRIPS == 1 && !SPLITTABLE)) &&
                          (ZERO == W4_PARAM_SYMMETRIC || (ZERO == W4_PARAM_ZERO_INTEGER && !CROWDED));
-constexpr int START_BARRIER = 1, ORDER_BARRIER = 8; /* and the next: named barriers; a warpgroup's own begin at 2 */
+/* Named barriers; ORDER_BARRIER and the next; a warpgroup's own begin at 2. LEAVING: threads that leave sums. */
+constexpr int START_BARRIER = 1, LEFT_BARRIER = 7, ORDER_BARRIER = 8, LEAVING = 128 * SHARERS;
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
 constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248
@@ -133,12 +134,6 @@ struct Shared {
 struct Position {
     int stage = 0;
     uint32_t phase = 0;
-    __device__ __forceinline__ void advance(int ring) {
-        if (++stage == ring) {
-            stage = 0;
-            phase ^= 1;
-        }
-    }
     /** By at most a round. */
     __device__ __forceinline__ void hop(int stages, int ring) {
         stage += stages;
@@ -196,7 +191,7 @@ struct Worklist {
 /** Each warp waits here, when it has prepared what it can, until all barriers are there. */
 __device__ __forceinline__ void start() {
     if (CLUSTER > 1) cluster_wait();
-    group_sync(START_BARRIER, THREADS); /* every role from a place of its own */
+    roles_sync(START_BARRIER, THREADS);
 }
 
 #include "gemm_load.cuh"
@@ -251,14 +246,17 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
             Share<w4_sm90_gemm_params, 128, CLUSTER * SHARERS> share(
                 params, worker, rank * SHARERS + (PINGPONG ? 0 : warpgroup), 2 + warpgroup);
             if (work.begin > 0) {
-                share.give(consumer.sums);
+                share.leave(consumer.sums);
+                group_arrive(LEFT_BARRIER, LEAVING + 32);
                 continue;
             }
             if (work.end < params.schedule.stages)
                 share.collect<STRIPS * SUMS / 4, WARPGROUPS == 4 ? 8 : 16>(work.tile, consumer.sums);
         }
         const Tile tile(params.schedule, work.tile, rank);
-        const Store store(c, params, shared.staging((threadIdx.x / 32 - 4) % STORING_WARPS));
+        const Store store(c, params,
+                          Split::IN_STAGING && shared_k ? split.staging()
+                                                        : shared.staging((threadIdx.x / 32 - 4) % STORING_WARPS));
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++)
             if (!shared_k || split.mine(strip))
@@ -266,6 +264,17 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
                            consumer.sums[strip]);
     }
     Store::finish();
+}
+
+/** Of a warp that does nothing else: tell the worker that waits for them when the sums of a run's first piece have been
+ * left; only that piece can begin within a tile. Telling waits for memory, which those that multiply need not. */
+__device__ __forceinline__ void tell(const w4_sm90_gemm_params &params, int worker, int rank) {
+    if (!params.schedule.split_tiles || Worklist(params.schedule, worker).work.begin == 0) return;
+    group_sync(LEFT_BARRIER, LEAVING + 32);
+    grid_dependency_wait();
+    const int sharer = threadIdx.x % 32;
+    if (sharer < SHARERS)
+        Share<w4_sm90_gemm_params, 128, CLUSTER * SHARERS>(params, worker, rank * SHARERS + sharer, 0).tell();
 }
 
 /** Have a part of the kernel's parameters fetched, 64 bytes: each part's first use waits for memory, and so they wait
@@ -314,6 +323,7 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
             grid_launch_dependents();
         } else {
             start();
+            if (warp == 2) tell(params, worker, rank);
         }
         __syncwarp();
         if (shared_k) cluster_wait(); /* as all threads do that have arrived */

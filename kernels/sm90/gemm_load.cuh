@@ -37,7 +37,7 @@ struct WeightsLoader {
             for (int slot = 0; slot < strips; slot++, target += bytes, from += strip_stride)
                 copy_bulk(target, from, bytes, full);
             chunk += params.gemm.layout.chunk_stride;
-            at.advance(params.ring);
+            at.hop(1, params.ring);
         }
     }
 
@@ -87,7 +87,7 @@ struct WeightsLoader {
             }
             block += BLOCKS;
             if (block % W4_CHUNK_BLOCKS == 0) chunk += layout.chunk_stride;
-            at.advance(params.ring);
+            at.hop(1, params.ring);
         }
     }
     /** All work of the list, whose first tile has been placed. */
@@ -151,7 +151,7 @@ __device__ __forceinline__ void load_activations(const CUtensorMap *a, const w4_
 #pragma unroll
                 for (int block = 0; block < COPY_BLOCKS; block++)
                     copy(target + block * BOX_BYTES, (first + block) * W4_BLOCK_COLUMNS, m, 0, full);
-            at.advance(params.ring);
+            at.hop(1, params.ring);
         }
         list.next();
         if (list.more) m = (int)in_register(Tile(params.schedule, list.work.tile, rank).m + first_token);

@@ -3,10 +3,13 @@
  *
  * It works in units, a block of 64 columns of one of its strips: four wgmmas on 16 registers of dequantised weights.
  * While the wgmmas of a unit run, the unit before is waited for and the next one's codes are dequantised into the
- * registers that it leaves, so that the tensor cores find the next unit ready.
+ * registers that it leaves, so that the tensor cores find the next unit ready. Those codes, and scales, have been
+ * fetched a unit earlier: ptxas puts the first instructions that need them between the wgmmas, and those that follow
+ * would wait for the fetch.
  *
- * Two cooperative warpgroups start their units in turns: left alone, one runs ahead until the ring holds it back, and
- * then waits for copies while the other keeps the tensor cores busy for only part of the time. Pingpong warpgroups
+ * Two cooperative warpgroups of large tiles start their units in turns: left alone, one runs ahead until the ring holds
+ * it back, and then waits for copies while the other keeps the tensor cores busy for only part of the time. Up to 128
+ * tokens that costs less than the turns do. Pingpong warpgroups
  * start their tiles in turns: a barrier tells only one round of the ring from the next, so that nobody may wait for a
  * stage before all stages before it have arrived. */
 
@@ -25,6 +28,12 @@ __device__ __forceinline__ void settle(float (&sums)[SUMS]) {
 
 template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 
+/** What a unit is made of, on its way to registers. */
+struct Fetched {
+    uint4 words;
+    Group group;
+};
+
 /** GROUP_BLOCKS: blocks of k in a group, where the compiler is to know them and they divide a stage; else 0. */
 template <class Codes, int GROUP_BLOCKS> struct Consumer {
     const w4_sm90_gemm_params &params;
@@ -39,6 +48,9 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     float scale[STRIPS][2];              /* in units of which sums are, where codes do not take the scale along */
     Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
     uint32_t fragment[2][4][4];
+    /* Whether units are fetched two ahead, where their stage is there. Four warps to a scheduler gain nothing by it. */
+    static constexpr bool AHEAD = GROUP_BLOCKS > 0 && UNITS > 1 && STRIPS *SUMS <= 64 && WARPGROUPS < 4;
+    Fetched coming;
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
 
@@ -56,15 +68,16 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         descriptor = in_register(wgmma_descriptor_low(shared.activations(0)));
     }
 
-    /** Scales and zero points of one group, of the two rows that this thread's fragments hold. `slot`: this thread's
-     * codes in the slot; `line`: of the slot's. */
+    /** Scales and zero points of one group, as find() takes them, of the two rows that this thread's fragments hold.
+     * `slot`: this thread's codes in the slot; `line`: of the slot's. */
     __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
         const w4_gemm_params &gemm = params.gemm;
         const uint32_t size = (uint32_t)gemm.layout.scale_size,
                        scales = slot + scale_from_words + line * W4_BLOCK_ROWS * (Codes::PAIRS ? 2 : size);
         Group group;
         if constexpr (Codes::PAIRS) {
-            group.pair = half2_of(__byte_perm(shared_load32(scales), shared_load32(scales + 16), scale_selector));
+            group.words[0] = shared_load32(scales);
+            group.words[1] = shared_load32(scales + 16);
             return group;
         }
 #pragma unroll
@@ -84,6 +97,13 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         return group;
     }
 
+    /** What follows the fetch, and waits for it. */
+    __device__ __forceinline__ Group find(const Group &group) const {
+        Group result = group;
+        if constexpr (Codes::PAIRS) result.pair = half2_of(__byte_perm(group.words[0], group.words[1], scale_selector));
+        return result;
+    }
+
     static __device__ __forceinline__ Group unpack(const Group &group) {
         Group result = group;
         if constexpr (Codes::PAIRS) {
@@ -92,10 +112,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             result.scale[1] = scales.y;
         }
         return result;
-    }
-
-    __device__ __forceinline__ float least_unit() const {
-        return params.gemm.scale_dtype == W4_PARAM_FP16 ? Codes::LEAST_FP16 : 0.0f;
     }
 
     /** A warp of this CTA is done with a stage; the loaders of all CTAs that write into it want to know. */
@@ -138,7 +154,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             if (!__any_sync(0xffffffff, !codes[strip].take(group))) return;
             wgmma_wait<0>();
             float growth[2];
-            codes[strip].move(unpack(group), least_unit(), growth);
+            codes[strip].move(unpack(group), Codes::least(params.gemm.scale_dtype), growth);
             settle(sums[strip]);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) sums[strip][i] *= growth[i % 4 / 2];
@@ -169,42 +185,58 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         return block == 0 ? turn : block % 2 ? params.group_blocks == 1 : params.group_blocks <= 2;
     }
 
-    /** Start a unit, wait for the one before, and prepare the next: of this stage, or of the next, if `more`. */
+    /** Fetch a unit's codes, and its group if it begins one. */
+    template <int UNIT> __device__ __forceinline__ Fetched fetch(uint32_t stage_words) const {
+        constexpr int block = UNIT / STRIPS, strip = UNIT % STRIPS;
+        const uint32_t slot = stage_words + strip * params.slot_bytes;
+        Fetched fetched;
+        fetched.words = shared_load128(slot + block * W4_BLOCK_BYTES);
+        if (begins_group(block))
+            fetched.group = load_group(slot, GROUP_BLOCKS > 0           ? block / GROUP_BLOCKS
+                                             : params.group_blocks == 1 ? block
+                                             : params.group_blocks == 2 ? block / 2
+                                                                        : 0);
+        return fetched;
+    }
+
+    /** Start a unit, wait for the one before, prepare the next, of this stage, or of the next, if `more`, and fetch the
+     * one after that; a stage's first is fetched when the stage before ends. */
     template <int UNIT, int PARITY>
     __device__ __forceinline__ void unit(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
         constexpr bool last = UNIT == UNITS - 1;
-        constexpr int next = last ? 0 : UNIT + 1, block = next / STRIPS, strip = next % STRIPS;
+        constexpr int next = last ? 0 : UNIT + 1, strip = next % STRIPS, further = (UNIT + 2) % UNITS;
         if (ORDERED && !PINGPONG) order_wait();
+        bool full = false;
+        if (last) {
+            at.hop(PARTS, params.ring);
+            if (AHEAD && more) full = barrier_test(shared.full(at.stage), at.phase); /* the answer takes a while */
+        }
         start<UNIT>(fragment[PARITY], stage_descriptor);
         if (ORDERED && !PINGPONG) order_pass();
         if (last) {
-            at.hop(PARTS, params.ring);
             if (GROUP_BLOCKS == 0 && PARTS == 1) {
                 turn = --group_left == 0;
                 if (turn) group_left = params.group_stages;
             }
             if (more) {
                 stage_words = words_at + at.stage * params.stage_stride;
-                barrier_wait(shared.full(at.stage), at.phase);
+                if (!full) barrier_wait(shared.full(at.stage), at.phase);
             }
         }
-        uint4 words;
-        Group group;
-        bool begins = begins_group(block);
-        if (!last || more) {
-            uint32_t slot = stage_words + strip * params.slot_bytes;
-            words = shared_load128(slot + block * W4_BLOCK_BYTES);
-            if (begins)
-                group = load_group(slot, GROUP_BLOCKS > 0           ? block / GROUP_BLOCKS
-                                         : params.group_blocks == 1 ? block
-                                         : params.group_blocks == 2 ? block / 2
-                                                                    : 0);
-        }
+        Fetched fetched;
+        if (AHEAD && !last)
+            fetched = coming;
+        else if (!last || more)
+            fetched = fetch<next>(stage_words);
+        if constexpr (AHEAD && UNIT != UNITS - 2)
+            if (!last || more) coming = fetch<further>(stage_words);
         wgmma_wait<1>();
         if (UNIT == 0 && before >= 0) release(before);
         if (!last || more) {
+            const bool begins = begins_group(next / STRIPS);
+            const Group group = find(fetched.group);
             if (begins) take_group(strip, group);
-            dequantise(words, strip, fragment[1 - PARITY]);
+            dequantise(fetched.words, strip, fragment[1 - PARITY]);
             if constexpr (!Codes::SCALES) {
                 if (begins) {
                     if (STRIPS == 1) wgmma_wait<0>();
@@ -268,14 +300,15 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         }
         barrier_wait(shared.full(at.stage), at.phase);
         uint32_t slot = words_at + at.stage * params.stage_stride;
-        uint4 words = shared_load128(slot);
-        Group group = load_group(slot, 0);
+        const uint4 words = shared_load128(slot);
+        const Group group = find(load_group(slot, 0));
         if constexpr (Codes::SCALES) {
             const bool one = GROUP_BLOCKS == 0 && params.group_blocks == INT32_MAX;
-            codes[0].begin(unpack(group), one, least_unit());
+            const float least = Codes::least(params.gemm.scale_dtype);
+            codes[0].begin(unpack(group), one, least);
 #pragma unroll
             for (int strip = 1; strip < STRIPS; strip++)
-                codes[strip].begin(unpack(load_group(slot + strip * params.slot_bytes, 0)), one, least_unit());
+                codes[strip].begin(unpack(find(load_group(slot + strip * params.slot_bytes, 0))), one, least);
         } else {
             codes[0].set(group);
             codes[0].set_residual(group);
@@ -283,6 +316,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             scale[0][1] = group.scale[1];
         }
         dequantise(words, 0, fragment[0]);
+        if constexpr (AHEAD) coming = fetch<1>(slot);
         int index = begin + ahead;
         while (true) {
             stage(Constant<0>(), index);

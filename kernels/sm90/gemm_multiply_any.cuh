@@ -58,7 +58,7 @@ template <class Codes> struct AnyGroup {
         }
         wgmma_commit();
         if (last) {
-            own.at.advance(own.params.ring);
+            own.at.hop(1, own.params.ring);
             if (more) {
                 stage_words = own.words_at + own.at.stage * own.params.stage_stride;
                 barrier_wait(own.shared.full(own.at.stage), own.at.phase);

@@ -34,14 +34,9 @@ struct Parts {
 #pragma unroll
             for (int part = 0; part < PARTS - 1; part++)
 #pragma unroll
-                for (int i = 0; i < STRIPS * SUMS / 4; i++) {
-                    const uint4 more = shared_load128(room + part * (TILE_N * TILE_M * 4) + i * 2048);
-                    float *four = &sums[i / (SUMS / 4)][i % (SUMS / 4) * 4];
-                    four[0] += __uint_as_float(more.x);
-                    four[1] += __uint_as_float(more.y);
-                    four[2] += __uint_as_float(more.z);
-                    four[3] += __uint_as_float(more.w);
-                }
+                for (int i = 0; i < STRIPS * SUMS / 4; i++)
+                    add_four(&sums[i / (SUMS / 4)][i % (SUMS / 4) * 4],
+                             shared_load_floats(room + part * (TILE_N * TILE_M * 4) + i * 2048));
         }
     }
 };

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Part of gemm.cu: results to C by the copy engine, which leaves out what lies beyond m and, in whole 16 bytes, beyond
- * n. A warp turns its results over in areas of its own, in
- * turns. */
+ * n. A warp turns its results over in areas of its own, in turns. */
 struct Store {
     static constexpr int TOKENS = W4_SM90_STORE_TOKENS(TILE_M); /* at a time */
     static constexpr int AREAS = W4_SM90_AREAS(TILE_M, STORING_WARPS);

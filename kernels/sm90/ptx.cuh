@@ -55,6 +55,20 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
                  : "memory");
 }
 
+/** Whether the phase of this parity has completed; without waiting. */
+__device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
+    uint32_t completed;
+    asm volatile("{\n\t"
+                 ".reg .pred done;\n\t"
+                 "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+                 "selp.u32 %0, 1, 0, done;\n\t"
+                 "}"
+                 : "=r"(completed)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+    return completed;
+}
+
 /** Arrive at the barrier with the same address in the CTA `rank` of the cluster. */
 __device__ __forceinline__ void barrier_arrive_cluster(uint32_t barrier, uint32_t rank) {
     asm volatile("{\n\t"
@@ -110,6 +124,12 @@ __device__ __forceinline__ void turn_wait(int barrier) {
 }
 __device__ __forceinline__ void turn_pass(int barrier) {
     asm volatile("bar.arrive %0, 256;" ::"r"(barrier) : "memory");
+}
+
+/** Wait for all `threads` threads of the CTA, each warp from an instruction of its own: bar.sync allows that, too, but
+ * compute-sanitizer's synccheck takes it for divergence. */
+__device__ __forceinline__ void roles_sync(int barrier, int threads) {
+    asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 /** Arrive at a barrier at which others wait (group_sync), for `threads` threads in all. */

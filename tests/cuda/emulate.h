@@ -141,6 +141,9 @@ template <class T> inline T shared_load(uint32_t address) {
 inline uint4 shared_load128(uint32_t address) {
     return shared_load<uint4>(address);
 }
+inline float4 shared_load_floats(uint32_t address) {
+    return shared_load<float4>(address);
+}
 inline uint32_t shared_load32(uint32_t address) {
     return shared_load<uint32_t>(address);
 }

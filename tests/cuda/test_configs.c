@@ -274,6 +274,36 @@ static void variants_have_images(void **state) {
     }
 }
 
+/** Stream-K on 132 processors: a whole number of workers for each tile where that leaves few of them out, else all. */
+static void runs_end_with_tiles(void **state) {
+    (void)state;
+    static const struct {
+        int64_t m, n, k;
+        int32_t tiles, workers;
+    } expected[] = {{64, 4096, 14336, 32, 128},                             /* 4 for each tile */
+                    {64, 4096, 512, 32, 32},                                /* 2 stages a tile: nothing to share */
+                    {64, 5120, 5120, 40, 120},  {64, 3584, 18944, 28, 132}, /* 4 would leave 20 out */
+                    {64, 10240, 8192, 80, 132}, {64, 8448, 8192, 66, 132},  {64, 28672, 4096, 224, 132}};
+    size_t index = 0;
+    while (index < w4_cuda_config_count &&
+           strcmp(w4_cuda_configs[index].public.name, "sm90_n128m64k256_coop_streamk") != 0)
+        index++;
+    assert_true(index < w4_cuda_config_count);
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
+        w4_problem problem = {.m = expected[i].m,
+                              .n = expected[i].n,
+                              .k = expected[i].k,
+                              .group_size = 128,
+                              .zero_kind = W4A16_ZERO_SYMMETRIC,
+                              .a_dtype = W4A16_FP16,
+                              .c_dtype = W4A16_FP16,
+                              .scale_dtype = W4A16_FP16};
+        w4_schedule schedule = w4_cuda_shape_make(&device, index, &problem, problem.m).schedule;
+        assert_int_equal(schedule.tiles_m * schedule.tiles_n, expected[i].tiles);
+        assert_int_equal(schedule.workers, expected[i].workers);
+    }
+}
+
 /** On every GPU: of the decode configs for few tokens the fastest by the model takes at most half as many passes over k
  * as the narrowest one, where that takes eight or more; each pass costs a round of barriers. */
 static void decode_passes_are_few(void **state) {
@@ -578,6 +608,7 @@ int main(void) {
         cmocka_unit_test_setup(shipped_tables_are_sound, reset_device),
         cmocka_unit_test(variants_have_images),
         cmocka_unit_test_setup(shapes_fit, reset_device),
+        cmocka_unit_test_setup(runs_end_with_tiles, reset_device),
         cmocka_unit_test(decode_passes_are_few),
         cmocka_unit_test_setup(hoppers_read_at_their_own_rate, reset_device),
         cmocka_unit_test_setup(one_workspace_serves_every_m, reset_device),

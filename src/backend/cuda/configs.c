@@ -130,6 +130,12 @@ static w4_schedule make_schedule(const w4_cuda_config *config, int32_t slots, co
     if (schedule.workers <= tiles && schedule.workers < slots) { /* too little to share */
         schedule.workers = (int32_t)w4_minimum(tiles, slots);
         schedule.split_tiles = 0;
+    } else if (whole_waves <= 0) {
+        /* Where that leaves few places empty, as many workers for each tile: a run is then a part of one tile, and its
+         * sums are left, or taken, but once. 5 % less time at 4096 x 14336 and 64 tokens, with 4 for each of 32 tiles;
+         * nothing where an eighth of the places would be empty. */
+        int64_t even = schedule.workers / tiles * tiles;
+        if (even * 8 > schedule.workers * 7) schedule.workers = (int32_t)even;
     }
     return schedule;
 }
