@@ -269,7 +269,10 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
 /** Of a warp that does nothing else: tell the worker that waits for them when the sums of a run's first piece have been
  * left; only that piece can begin within a tile. Telling waits for memory, which those that multiply need not. */
 __device__ __forceinline__ void tell(const w4_sm90_gemm_params &params, int worker, int rank) {
-    if (!params.schedule.split_tiles || Worklist(params.schedule, worker).work.begin == 0) return;
+    const w4_schedule &schedule = params.schedule;
+    if (!schedule.split_tiles ||
+        w4_schedule_run_begin(&schedule, w4_schedule_run(&schedule, worker)) % schedule.stages == 0)
+        return;
     group_sync(LEFT_BARRIER, LEAVING + 32);
     grid_dependency_wait();
     const int sharer = threadIdx.x % 32;

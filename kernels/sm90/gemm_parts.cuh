@@ -12,6 +12,14 @@ struct Parts {
         : room(shared.part(max(part - 1, 0)) + (threadIdx.x / 128 - 1) % SHARERS * (STRIPS * SUMS * 512) +
                threadIdx.x % 128 * 16) {}
 
+    /** racecheck takes what is arrived at for unordered: for it everybody waits. */
+    static __device__ __forceinline__ void arrive(int barrier) {
+        if (ARRIVING_LANES > 1)
+            group_sync(barrier, THREADS_OF_ALL);
+        else
+            group_arrive(barrier, THREADS_OF_ALL);
+    }
+
     __device__ __forceinline__ void give(const float (&sums)[STRIPS][SUMS]) {
         if constexpr (PARTS > 1) {
             if (!first) group_sync(FREE, THREADS_OF_ALL);
@@ -21,14 +29,14 @@ struct Parts {
                 const float *four = &sums[i / (SUMS / 4)][i % (SUMS / 4) * 4];
                 shared_store128(room + i * 2048, make_float4(four[0], four[1], four[2], four[3]));
             }
-            group_arrive(READY, THREADS_OF_ALL);
+            arrive(READY);
         }
     }
 
     __device__ __forceinline__ void collect(float (&sums)[STRIPS][SUMS]) {
         if constexpr (PARTS > 1) {
             /* The others wait before they give for the second time; nobody would for a last arrival. */
-            if (!first) group_arrive(FREE, THREADS_OF_ALL);
+            if (!first) arrive(FREE);
             first = false;
             group_sync(READY, THREADS_OF_ALL);
 #pragma unroll

@@ -352,7 +352,7 @@ static void hoppers_read_at_their_own_rate(void **state) {
     double bytes = (double)w4_cuda_layout(&problem).bytes;
     w4_device h200 = device, other = device;
     h200.memory_mhz = 3200;
-    other.memory_mhz = 2600;
+    other.memory_mhz = 2500;
     other.memory_rate = 3.35e12;
     for (size_t index = 0; index < w4_cuda_config_count; index++) {
         if (!is_feasible(&problem, index)) continue;

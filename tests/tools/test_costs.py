@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 
 from gpu_costs import memory_floor, predict, read_constants, read_kernels, work_of
 
-CONSTANTS = SOURCE / "src/backend/cuda/costs_h200.def"
+CONSTANTS = {gpu: SOURCE / f"src/backend/cuda/costs_{gpu}.def" for gpu in ("h200", "h100")}
 
 
 class SameModel(unittest.TestCase):
@@ -28,7 +28,8 @@ class SameModel(unittest.TestCase):
         self.fake = pathlib.Path(os.environ["W4A16_BUILD"], "tests/cuda/fake")
         if not (self.fake / "libcuda.so.1").exists():
             self.skipTest("this build has no CUDA backend")
-        self.rate, self.constants = read_constants(CONSTANTS.read_text())
+        self.rate, own = read_constants(CONSTANTS["h200"].read_text())
+        self.constants = read_constants(CONSTANTS["h100"].read_text())[1] | own  # what one lacks is the other's
         self.kernels = read_kernels()
 
     def predictions(self, m, n, k):
@@ -58,16 +59,18 @@ class SameConstants(unittest.TestCase):
         """After new results, other configs or another model: the lines that tools/fit_gpu_costs.py prints."""
         if not importlib.util.find_spec("numpy"):
             self.skipTest("numpy is missing")
-        tables = sorted((SOURCE / "bench/results").glob("*h200-configs*.csv"))
-        script = [sys.executable, "-B", SOURCE / "tools/fit_gpu_costs.py", *tables]
-        result = subprocess.run(script, text=True, capture_output=True, check=True)
-        fitted = read_constants(result.stdout)
-        shipped = read_constants(CONSTANTS.read_text())
-        self.assertEqual(fitted[0], shipped[0])
-        self.assertEqual(list(fitted[1]), list(shipped[1]))
-        for name, constants in shipped[1].items():
-            for now, before in zip(fitted[1][name], constants):
-                self.assertAlmostEqual(now, before, delta=1e-9 + 1e-3 * before, msg=name)
+        for gpu, tables, beside in (("h200", "*h200-configs*.csv", ()),
+                                    ("h100", "*h100-configs_2.csv", ("--beside", CONSTANTS["h200"]))):
+            tables = sorted((SOURCE / "bench/results").glob(tables))
+            script = [sys.executable, "-B", SOURCE / "tools/fit_gpu_costs.py", *beside, *tables]
+            result = subprocess.run(script, text=True, capture_output=True, check=True)
+            fitted = read_constants(result.stdout)
+            shipped = read_constants(CONSTANTS[gpu].read_text())
+            self.assertEqual(fitted[0], shipped[0], gpu)
+            self.assertEqual(list(fitted[1]), list(shipped[1]), gpu)
+            for name, constants in shipped[1].items():
+                for now, before in zip(fitted[1][name], constants):
+                    self.assertAlmostEqual(now, before, delta=1e-9 + 1e-3 * before, msg=f"{gpu}, {name}")
 
 
 if __name__ == "__main__":

@@ -191,13 +191,8 @@ static double fitted_run(const w4_device *device, const w4_cuda_config *config, 
     return soft_maximum(run + more, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
 }
 
-static bool is_fitted(const w4_cuda_cost *cost) {
-    return cost->stage > 0;
-}
-
 bool w4_cuda_config_rough(const w4_device *device, size_t index) {
-    bool measured_here; /* elsewhere one model serves all configs */
-    return device->runs.sm90 && !is_fitted(&w4_cuda_costs_of(device, &measured_here)->config[index]);
+    return device->runs.sm90 && !w4_cuda_cost_of(device, index); /* elsewhere one model serves all configs */
 }
 
 double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_problem *problem) {
@@ -205,15 +200,14 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     const w4_cuda_config *config = &w4_cuda_configs[index];
     w4_cuda_shape shape = w4_cuda_shape_make(device, index, problem, problem->m);
     load work = busiest(config, problem, &shape);
-    bool measured_here;
-    const w4_cuda_costs *costs = w4_cuda_costs_of(device, &measured_here);
-    const w4_cuda_cost *cost = &costs->config[index];
-    double rate = measured_here ? costs->memory_rate : read_rate_of(device);
+    const w4_cuda_cost *cost = w4_cuda_cost_of(device, index);
+    double rate = w4_cuda_measured_rate(device);
+    if (!(rate > 0)) rate = read_rate_of(device);
     double reading = least_bytes(problem) / rate, seconds, memory;
-    if (is_fitted(cost) && device->runs.sm90) {
+    if (cost && device->runs.sm90) {
         seconds = fitted_run(device, config, problem, &shape, work, cost, rate) + besides(device, config, &shape, work);
         memory = reading;
-    } else if (is_fitted(cost) && config->decode) {
+    } else if (cost && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
          * overlap. Where memory is the limit, a pass costs half as much, for the next one's loads are on their way:
          * 0.28 and 0.62 us on an H200 (sm80_n64m8w12_decode, 152064 x 3584 and 57344 x 8192, M = 1). */

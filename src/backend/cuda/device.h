@@ -137,8 +137,11 @@ size_t w4_cuda_workspace_size(const w4_device *device, size_t index, const w4_pr
 
 /** The table that is shipped for GPUs like this one, or NULL. */
 const w4_shipped_table *w4_cuda_table(const w4_device *device);
-/** The cost model's constants for GPUs like this one, or, if none was measured, those of an H200. */
-const struct w4_cuda_costs *w4_cuda_costs_of(const w4_device *device, bool *measured_here);
+/** The cost model's constants of a config for GPUs like this one; where these were not measured, or not with this
+ * config, another's; NULL where none was. */
+const struct w4_cuda_cost *w4_cuda_cost_of(const w4_device *device, size_t index);
+/** Bytes a second that reading cold memory reached on GPUs like this one; 0: none was measured. */
+double w4_cuda_measured_rate(const w4_device *device);
 
 w4a16_status w4_cuda_prepare(const w4_device *device, size_t index, const w4_problem *problem);
 w4a16_status w4_cuda_run(const w4_device *device, const w4_run *run);

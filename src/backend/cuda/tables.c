@@ -18,6 +18,9 @@ static const w4_shipped_row h100_rows[] = {
 static const w4_cuda_costs h200_costs = {
 #include "backend/cuda/costs_h200.def"
 };
+static const w4_cuda_costs h100_costs = {
+#include "backend/cuda/costs_h100.def"
+};
 #undef W4_MEMORY_RATE
 #undef W4_COST
 
@@ -26,10 +29,10 @@ static const struct {
     bool sm90;
     int32_t processors, memory_mhz;
     w4_shipped_table table;
-    const w4_cuda_costs *costs; /* NULL: the first one's, with the memory's own rate */
+    const w4_cuda_costs *costs;
 } measured[] = {
     {true, 132, 3200, {"NVIDIA H200", h200_rows, sizeof h200_rows / sizeof *h200_rows}, &h200_costs},
-    {true, 132, 2600, {"NVIDIA H100 80GB HBM3", h100_rows, sizeof h100_rows / sizeof *h100_rows}, NULL},
+    {true, 132, 2600, {"NVIDIA H100 80GB HBM3", h100_rows, sizeof h100_rows / sizeof *h100_rows}, &h100_costs},
 };
 
 /** Which of them is like this one; -1: none. */
@@ -46,8 +49,16 @@ const w4_shipped_table *w4_cuda_table(const w4_device *device) {
     return like < 0 ? NULL : &measured[like].table;
 }
 
-const w4_cuda_costs *w4_cuda_costs_of(const w4_device *device, bool *measured_here) {
+double w4_cuda_measured_rate(const w4_device *device) {
     int like = measured_like(device);
-    *measured_here = like >= 0 && measured[like].costs;
-    return *measured_here ? measured[like].costs : measured[0].costs;
+    return like < 0 ? 0 : measured[like].costs->memory_rate;
+}
+
+const w4_cuda_cost *w4_cuda_cost_of(const w4_device *device, size_t index) {
+    int like = measured_like(device);
+    const w4_cuda_cost *own = &measured[like < 0 ? 0 : like].costs->config[index];
+    if (own->stage > 0) return own;
+    for (size_t i = 0; i < sizeof measured / sizeof *measured; i++)
+        if (measured[i].costs->config[index].stage > 0) return &measured[i].costs->config[index];
+    return NULL;
 }
