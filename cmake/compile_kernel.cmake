@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-# Compile one kernel file to fatbins that hold code for one architecture (or PTX), compressed to about a third; keep the
+# Compile one kernel file to fatbins that each hold code for one architecture (or PTX), compressed to about a third; keep the
 # compiler's log, and fail where the kernel would run but badly: registers spilled to memory, or wgmma instructions that
 # ptxas made wait for one another (C7510 and its kin).
 #
-#   cmake -DNVCC=... -DKERNELS=kernels -DSOURCE=x.cu "-DIMAGES=x.fatbin" -DLOG=x.log -DDEPFILE=x.d "-DFLAGS=-O3;..."
-#         ["-DENTRIES=a;b"] ["-DCOMPRESS=-Xfatbin;-compress-all"] [-DCACHE=folder] -P compile_kernel.cmake
+#   cmake -DNVCC=... -DKERNELS=kernels -DSOURCE=x.cu "-DIMAGES=x.fatbin" -DLOG=x.log -DDEPFILE=x.d -DVIRTUAL=compute_80
+#         "-DCODES=sm_80;sm_86" "-DFLAGS=-O3;..." ["-DENTRIES=a;b"] ["-DCOMPRESS=-Xfatbin;-compress-all"] [-DCACHE=folder]
+#         -P compile_kernel.cmake
 #
-# ENTRIES: the kernel's entry points, each of which becomes an image of its own, in the order of IMAGES. A driver takes as
-# long to load an image as it is large. Without: one image with all.
+# The C++ is compiled once, to PTX for VIRTUAL; each image is what ptxas makes of that, in the order of IMAGES: for each of
+# CODES with all entry points; or, with ENTRIES, for the one code with one of these each, as a driver takes as long to load
+# an image as it is large. Without VIRTUAL one image has what FLAGS say.
 # CACHE: build folders that share it compile each kernel once; what a kernel becomes depends on the files beside it and in
 # the common folders, the flags and the compiler.
 if(NOT COMPRESS)
@@ -19,7 +21,7 @@ if(CACHE)
   list(REMOVE_DUPLICATES files)
   list(SORT files)
   execute_process(COMMAND ${NVCC} --version OUTPUT_VARIABLE key)
-  string(APPEND key "${SOURCE} ${FLAGS} ${ENTRIES} ${COMPRESS}")
+  string(APPEND key "${SOURCE} ${VIRTUAL} ${CODES} ${FLAGS} ${ENTRIES} ${COMPRESS}")
   string(REPLACE "${KERNELS}" "" key "${key}") # wherever this tree stands
   foreach(file IN LISTS files)
     file(SHA256 ${file} hash)
@@ -46,17 +48,22 @@ endmacro()
 
 if(NOT CACHE OR NOT EXISTS ${cached}.${last}.fatbin)
   set(dependencies -MD -MF ${DEPFILE} -MT __image__)
-  if(ENTRIES)
-    # The C++ is compiled once; what takes an entry out of it is ptxas.
-    string(REGEX REPLACE "code=sm_([0-9a-z]+)" "code=compute_\\1" ptx_flags "${FLAGS}")
-    run(-ptx ${ptx_flags} ${dependencies} -o ${first}.ptx ${SOURCE})
-    foreach(image entry IN ZIP_LISTS IMAGES ENTRIES)
-      run(-fatbin ${COMPRESS} ${FLAGS} --ptxas-options=--entry=${entry} -o ${image} ${first}.ptx)
-    endforeach()
-    file(REMOVE ${first}.ptx)
-  else()
-    run(-fatbin ${COMPRESS} ${FLAGS} ${dependencies} -o ${first} ${SOURCE})
+  if(VIRTUAL)
+    run(-ptx -gencode arch=${VIRTUAL},code=${VIRTUAL} ${FLAGS} ${dependencies} -o ${first}.ptx ${SOURCE})
   endif()
+  if(NOT VIRTUAL)
+    run(-fatbin ${COMPRESS} ${FLAGS} ${dependencies} -o ${first} ${SOURCE})
+  elseif(ENTRIES)
+    foreach(image entry IN ZIP_LISTS IMAGES ENTRIES)
+      run(-fatbin ${COMPRESS} -gencode arch=${VIRTUAL},code=${CODES} ${FLAGS} --ptxas-options=--entry=${entry} -o ${image}
+        ${first}.ptx)
+    endforeach()
+  else()
+    foreach(image code IN ZIP_LISTS IMAGES CODES)
+      run(-fatbin ${COMPRESS} -gencode arch=${VIRTUAL},code=${code} ${FLAGS} -o ${image} ${first}.ptx)
+    endforeach()
+  endif()
+  file(REMOVE ${first}.ptx)
   file(WRITE ${LOG} "${log}")
   string(REGEX MATCHALL "[^\n]*[1-9][0-9]* bytes spill (stores|loads)[^\n]*" spills "${log}")
   string(REGEX MATCHALL "[^\n]*C75[0-9][0-9][^\n]*" serialised "${log}")

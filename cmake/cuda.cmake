@@ -48,9 +48,11 @@ endif()
 
 # w4a16_kernel(NAME SOURCE CODE... [ENTRIES ENTRY...] [FLAGS FLAG...]): compile SOURCE for each CODE (sm_80, ..., or
 # compute_80: PTX) and embed it as NAME for CODE. ENTRIES: its entry points, each of which has an image of its own on 9.0
-# (images/NAME.CODE.0.fatbin, ...); on others, and without, one image has all.
+# (images/NAME.CODE.0.fatbin, ...); on others, and without, one image has all. Codes 8.x are made of the same PTX.
 function(w4a16_kernel name source)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "" "ENTRIES;FLAGS")
+  set(codes_of_compute_80)
+  set(files_of_compute_80)
   foreach(code IN LISTS arg_UNPARSED_ARGUMENTS)
     string(REGEX REPLACE "^sm_" "compute_" virtual ${code})
     set(entries)
@@ -74,16 +76,12 @@ function(w4a16_kernel name source)
       set(files ${image_dir}/${name}.${code}.fatbin)
       set(data w4_image_${name}_${code})
     endif()
-    list(GET files 0 first)
-    set(flags -gencode arch=${virtual},code=${code} -O3 -std=c++17 --ptxas-options=-v
-      -I${kernels}/common -I${kernels} ${arg_FLAGS})
-    add_custom_command(OUTPUT ${files}
-      COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DKERNELS=${kernels} -DSOURCE=${kernels}/${source} "-DIMAGES=${files}"
-        -DLOG=${image_dir}/${name}.${code}.log -DDEPFILE=${first}.d "-DFLAGS=${flags}" "-DENTRIES=${entries}"
-        "-DCOMPRESS=${packed}" -DCACHE=${W4A16_KERNEL_CACHE} -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
-      DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
-      DEPFILE ${first}.d
-      COMMENT "Compiling kernel ${name} for ${code}" VERBATIM)
+    if(virtual MATCHES "^compute_8")
+      list(APPEND codes_of_compute_80 ${code})
+      list(APPEND files_of_compute_80 ${files})
+    else()
+      w4a16_images(${name}.${code} ${source} ${virtual} "${code}" "${files}" "${entries}" "${packed}" "${arg_FLAGS}")
+    endif()
     list(APPEND images ${files})
     foreach(file symbol IN ZIP_LISTS files data)
       string(APPEND embedded
@@ -97,9 +95,29 @@ function(w4a16_kernel name source)
     list(JOIN data ", " data)
     string(APPEND table "    {\"${name}\", \"${code}\", {${data}}},\n")
   endforeach()
+  if(codes_of_compute_80)
+    w4a16_images(${name}.8x ${source} compute_80 "${codes_of_compute_80}" "${files_of_compute_80}" "" "${compress}"
+      "${arg_FLAGS}")
+  endif()
   set(images ${images} PARENT_SCOPE)
   set(embedded ${embedded} PARENT_SCOPE)
   set(table ${table} PARENT_SCOPE)
+endfunction()
+
+# w4a16_images(NAME SOURCE VIRTUAL CODES FILES ENTRIES COMPRESS FLAGS): one run of compile_kernel.cmake, logged in NAME.log.
+function(w4a16_images name source virtual codes files entries packed flags)
+  list(GET files 0 first)
+  set(flags -O3 -std=c++17 --ptxas-options=-v -I${kernels}/common -I${kernels} ${flags})
+  string(REPLACE ";" ", " shown "${codes}")
+  string(REGEX REPLACE "\\..*" "" kernel ${name})
+  add_custom_command(OUTPUT ${files}
+    COMMAND ${CMAKE_COMMAND} -DNVCC=${W4A16_NVCC} -DKERNELS=${kernels} -DSOURCE=${kernels}/${source} "-DIMAGES=${files}"
+      -DLOG=${image_dir}/${name}.log -DDEPFILE=${first}.d -DVIRTUAL=${virtual} "-DCODES=${codes}" "-DFLAGS=${flags}"
+      "-DENTRIES=${entries}" "-DCOMPRESS=${packed}" -DCACHE=${W4A16_KERNEL_CACHE}
+      -P ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
+    DEPENDS ${kernels}/${source} ${PROJECT_SOURCE_DIR}/cmake/compile_kernel.cmake
+    DEPFILE ${first}.d
+    COMMENT "Compiling kernel ${kernel} for ${shown}" VERBATIM)
 endfunction()
 
 # The entry points of a config, in the order of w4_cuda_image.

@@ -23,13 +23,16 @@ def kernels():
         yield (name, *map(int, numbers.split(",")))
 
 
-def most_registers(log):
+def most_registers(log, architecture):
+    """Of a log that may speak of several architectures: each entry point's lines begin with its name and the code's."""
     try:
-        used = [int(count) for count in re.findall(r"Used (\d+) registers", log.read_text())]
+        of_entries = re.split(r"Compiling entry function '\w+' for '(\w+)'", log.read_text())
     except OSError as error:
         sys.exit(f"kernel_table: {log}: {error.strerror}")
+    used = [int(count) for code, text in zip(of_entries[1::2], of_entries[2::2]) if code == architecture
+            for count in re.findall(r"Used (\d+) registers", text)]
     if not used:
-        sys.exit(f"{log}: ptxas said nothing about registers")
+        sys.exit(f"{log}: ptxas said nothing about registers of {architecture}")
     return max(used)
 
 
@@ -62,7 +65,8 @@ def main():
     for name, tile_n, tile_m, tile_k, warps, _, _, resident, _ in kernels():
         cells = []
         for architecture in architectures:
-            registers = most_registers(images / f"{name}.{architecture}.log")
+            code = "8x" if architecture.startswith("sm_8") else architecture  # one log has all codes 8.x
+            registers = most_registers(images / f"{name}.{code}.log", architecture)
             blocks, stages, shared = share(architecture, tile_n, tile_m, tile_k, warps, resident)
             cells.append(f"{registers}, {blocks} x {shared / 1024:.1f} KB, {stages}")
         print(f"| `{name}` | {warps} | " + " | ".join(cells) + " |")
