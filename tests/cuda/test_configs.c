@@ -274,6 +274,18 @@ static void variants_have_images(void **state) {
     }
 }
 
+/** What most tests with shapes of their own ask for: groups of 128, symmetric, fp16. */
+static w4_problem usual_problem(int64_t m, int64_t n, int64_t k) {
+    return (w4_problem){.m = m,
+                        .n = n,
+                        .k = k,
+                        .group_size = 128,
+                        .zero_kind = W4A16_ZERO_SYMMETRIC,
+                        .a_dtype = W4A16_FP16,
+                        .c_dtype = W4A16_FP16,
+                        .scale_dtype = W4A16_FP16};
+}
+
 /** Stream-K on 132 processors: a whole number of workers for each tile where that leaves few of them out, else all. */
 static void runs_end_with_tiles(void **state) {
     (void)state;
@@ -290,14 +302,7 @@ static void runs_end_with_tiles(void **state) {
         index++;
     assert_true(index < w4_cuda_config_count);
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-        w4_problem problem = {.m = expected[i].m,
-                              .n = expected[i].n,
-                              .k = expected[i].k,
-                              .group_size = 128,
-                              .zero_kind = W4A16_ZERO_SYMMETRIC,
-                              .a_dtype = W4A16_FP16,
-                              .c_dtype = W4A16_FP16,
-                              .scale_dtype = W4A16_FP16};
+        w4_problem problem = usual_problem(expected[i].m, expected[i].n, expected[i].k);
         w4_schedule schedule = w4_cuda_shape_make(&device, index, &problem, problem.m).schedule;
         assert_int_equal(schedule.tiles_m * schedule.tiles_n, expected[i].tiles);
         assert_int_equal(schedule.workers, expected[i].workers);
@@ -313,14 +318,7 @@ static void decode_passes_are_few(void **state) {
         use_gpu(gpu);
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             for (int64_t m = 1; m <= 16; m *= 4) {
-                w4_problem problem = {.m = m,
-                                      .n = shapes[i][0],
-                                      .k = shapes[i][1],
-                                      .group_size = 128,
-                                      .zero_kind = W4A16_ZERO_SYMMETRIC,
-                                      .a_dtype = W4A16_FP16,
-                                      .c_dtype = W4A16_FP16,
-                                      .scale_dtype = W4A16_FP16};
+                w4_problem problem = usual_problem(m, shapes[i][0], shapes[i][1]);
                 double least = 1;
                 int64_t chosen = 0;
                 for (size_t index = 0; index < w4_cuda_config_count; index++) {
@@ -341,14 +339,7 @@ static void decode_passes_are_few(void **state) {
 /** A Hopper GPU like none that was measured has the costs of an H200, but the time of its own memory. */
 static void hoppers_read_at_their_own_rate(void **state) {
     (void)state;
-    w4_problem problem = {.m = 1,
-                          .n = 152064,
-                          .k = 3584,
-                          .group_size = 128,
-                          .zero_kind = W4A16_ZERO_SYMMETRIC,
-                          .a_dtype = W4A16_FP16,
-                          .c_dtype = W4A16_FP16,
-                          .scale_dtype = W4A16_FP16};
+    w4_problem problem = usual_problem(1, 152064, 3584);
     double bytes = (double)w4_cuda_layout(&problem).bytes;
     w4_device h200 = device, other = device;
     h200.memory_mhz = 3200;

@@ -55,10 +55,12 @@ double w4_cuda_measured_rate(const w4_device *device) {
 }
 
 const w4_cuda_cost *w4_cuda_cost_of(const w4_device *device, size_t index) {
+    const size_t count = sizeof measured / sizeof *measured;
     int like = measured_like(device);
-    const w4_cuda_cost *own = &measured[like < 0 ? 0 : like].costs->config[index];
-    if (own->stage > 0) return own;
-    for (size_t i = 0; i < sizeof measured / sizeof *measured; i++)
-        if (measured[i].costs->config[index].stage > 0) return &measured[i].costs->config[index];
+    size_t first = like < 0 ? 0 : (size_t)like;
+    for (size_t i = 0; i < count; i++) {
+        const w4_cuda_cost *cost = &measured[(first + i) % count].costs->config[index];
+        if (cost->stage > 0) return cost;
+    }
     return NULL;
 }
