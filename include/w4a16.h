@@ -200,6 +200,11 @@ typedef struct w4a16_weight_info {
     w4a16_zero_kind zero_kind;
     int has_k_order;
     size_t device_bytes; /**< memory that the packed weight takes on its device */
+    /** What a w4a16_problem has to say for the configs of plans with this weight to be listed. As zero_kind; but a GPU
+     * keeps symmetric weights and whole zero points as floats where a row's scales lie some 128 apart: its kernels,
+     * which scale weights in fp16, would lose bits. */
+    w4a16_zero_kind kernel_zero_kind;
+    int uneven_scales;
 } w4a16_weight_info;
 
 /** Check and pack a matrix for `context`'s device. The arrays are copied; they may be freed after the call. On a GPU

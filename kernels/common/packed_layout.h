@@ -39,6 +39,7 @@ enum {
     W4_CHUNK_BLOCKS = 4,
     W4_CHUNK_COLUMNS = 256,
     W4_PACKED_PADDING = 2048, /* bytes behind a packed matrix on a GPU that kernels may read, and make nothing of */
+    W4_PADDING_UNITS = 512,   /* rows of a tile that may lie beyond the last strip */
     W4_PADDING_CODE = 8
 };
 

@@ -15,6 +15,8 @@ enum { W4_PARAM_SYMMETRIC = 0, W4_PARAM_ZERO_INTEGER = 1, W4_PARAM_ZERO_FLOAT = 
 /** Arguments of a GEMM kernel, C[m,n] = alpha * A[m,k] * W[n,k]^T + bias[n]. A itself comes as a tensor map. */
 typedef struct w4_gemm_params {
     const uint8_t *packed; /* the packed layout, 256-byte aligned */
+    const float *units;    /* [strips * 64 and W4_PADDING_UNITS] of rows, for ScaledCodes (weights.cuh); NULL where
+                              kernels have no use for them */
     void *c;               /* [m, ldc] */
     const void *bias;      /* NULL or [n] */
     int64_t ldc;

@@ -83,6 +83,11 @@ __device__ __forceinline__ void shared_store128(uint32_t address, float4 value) 
                  : "memory");
 }
 
+/** Have a line of 128 bytes brought into the L2 cache. */
+__device__ __forceinline__ void prefetch(const void *line) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+}
+
 /* ---- Bits ---------------------------------------------------------------------------------------------------- */
 
 /** (word & MASK) | magic in one instruction; two constants would make two, so `magic` must be a register. */

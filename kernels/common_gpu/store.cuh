@@ -37,15 +37,10 @@ template <class Params, int THREADS, int FLAGS> struct Share {
             __stcg(target + i * THREADS, make_float4(four[0], four[1], four[2], four[3]));
         }
     }
-    /** Tell that worker, once all threads have left theirs. */
+    /** Of one thread: tell that worker, once all threads have left theirs and met at a barrier. The flag's release
+     * covers what all of them wrote before it. */
     __device__ __forceinline__ void tell() const {
         flag_store(params.flags + index(worker), params.ticket);
-    }
-
-    template <int ROWS, int SUMS> __device__ __forceinline__ void give(const float (&sums)[ROWS][SUMS]) const {
-        leave(sums);
-        group_sync(barrier, THREADS); /* the flag's release covers what all threads wrote before it */
-        if (thread_index() % THREADS == 0) tell();
     }
 
     /** Add what the other workers have of the tile, in the order of k. Float4s that registers have room for:

@@ -18,10 +18,10 @@ __device__ __forceinline__ float load_number(const uint8_t *address, int dtype) 
 }
 
 /** Scales and zero points of one group, of the two rows that a thread's fragments hold. words: what two fp16 scales
- * stand in, and pair: those scales, where `scale` is not used. */
+ * stand in, and pair: those scales, where `scale` is not used. whole: integer zero points, 0 to 63; zero: others. */
 struct Group {
     float scale[2], zero[2];
-    uint32_t words[2];
+    uint32_t words[2], whole[2];
     __half2 pair;
 };
 
@@ -53,7 +53,9 @@ template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
         offsets = __floats2half2_rn(1024.0f + zero, -64.0f - zero);
     }
     __device__ __forceinline__ void set(const Group &group) {
-        if (ZERO == W4_PARAM_ZERO_INTEGER) offsets = __floats2half2_rn(1024.0f + group.zero[0], -64.0f - group.zero[1]);
+        /* fp16's bits of 1024 + z and -(64 + z). */
+        if (ZERO == W4_PARAM_ZERO_INTEGER)
+            offsets = half2_of((0xd400u + (group.whole[1] << 4)) << 16 | (0x6400u + group.whole[0]));
         if (ZERO == W4_PARAM_ZERO_FLOAT) {
             fraction[0] = __float2half2_rn(group.zero[0]);
             fraction[1] = __float2half2_rn(group.zero[1]);
@@ -86,8 +88,10 @@ template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
     __device__ __forceinline__ Dequantizer()
         : magic(in_register(W4_BF16_MAGIC)), offsets(__float2bfloat162_rn(136.0f)), residual{0, 0, 0, 0} {}
     __device__ __forceinline__ void set(const Group &group) {
-        if (ZERO == W4_PARAM_SYMMETRIC) return;
-        offsets = __floats2bfloat162_rn(128.0f + whole(group.zero[0]), 128.0f + whole(group.zero[1]));
+        if (ZERO == W4_PARAM_ZERO_INTEGER) /* bf16's bits of 128 + z */
+            offsets = bfloat162_of(0x43004300u + (group.whole[1] << 16 | group.whole[0]));
+        if (ZERO == W4_PARAM_ZERO_FLOAT)
+            offsets = __floats2bfloat162_rn(128.0f + whole(group.zero[0]), 128.0f + whole(group.zero[1]));
     }
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
         const __nv_bfloat162 offset[2] = {__low2bfloat162(offsets), __high2bfloat162(offsets)};
@@ -107,67 +111,71 @@ template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
     }
     /** The whole part that the codes take along: zero points far off 0..15 are left to the residual. */
     static __device__ __forceinline__ float whole(float zero) {
-        return RESIDUAL ? rintf(fminf(fmaxf(zero, 0.0f), 15.0f)) : zero;
+        return rintf(fminf(fmaxf(zero, 0.0f), 15.0f));
     }
 };
 
-/** Makes (q - 8) * s / (4096 u) of a thread's two rows, rounded once to fp16: s is the group's scale, and u the row's
- * unit, of which sums of products then count 4096ths. A unit is a power of two near the scales, or the scale itself
- * where the row has but one: its weights are then not rounded at all.
- *
- * A code alone is an fp16 too small to be normal, q * 2^-24, or q * 2^-20 where it stands four bits up. So one
- * instruction multiplies it and takes 8 s away, which fp16 holds exactly. FP16_SCALES: they come as a
- * group's `pair`. */
-template <bool FP16_SCALES> struct ScaledCodes {
+/** Scales of a thread's two rows over the rows' units u: powers of two near them, which w4_matrix_scale_units chooses
+ * when a weight is loaded; |s / u| is from 1/16 to less than 16, unless fp16 holds all weights exactly. A row's only
+ * scale is its unit. FP16_SCALES: scales come as a group's `pair`, and rows have several groups. */
+template <bool FP16_SCALES> struct RelativeScales {
+    /** Of rows 8 apart; `units`: the first one's. */
+    __device__ __forceinline__ void begin(const float *units) {
+        const float unit[2] = {__ldg(units), __ldg(units + 8)};
+        if (FP16_SCALES) /* now, and not when they are needed first */
+            inverses = half2_of(in_register(bits_of(__floats2half2_rn(of_power(unit[0]), of_power(unit[1])))));
+#pragma unroll
+        for (int i = 0; i < 2; i++) inverse[i] = FP16_SCALES ? 0.0f : reciprocal(unit[i]);
+    }
+    /** What is no group's, padding's scale of 1 or whatever stands where a row has no more columns, is bounded, so that
+     * codes there, which are multiplied by zeros, stay finite. */
+    __device__ __forceinline__ __half2 of(const Group &group) const {
+        return __hmin2(FP16_SCALES ? __hmul2(group.pair, inverses)
+                                   : __floats2half2_rn(group.scale[0] * inverse[0], group.scale[1] * inverse[1]),
+                       __float2half2_rn(LARGEST));
+    }
+    /** Units times PARTS. */
+    template <int PARTS> __device__ __forceinline__ void units(float (&result)[2]) const {
+        const float2 both = FP16_SCALES ? __half22float2(inverses) : make_float2(inverse[0], inverse[1]);
+        result[0] = FP16_SCALES ? PARTS * of_power(both.x) : reciprocal(found_here(both.x) * (1.0f / PARTS));
+        result[1] = FP16_SCALES ? PARTS * of_power(both.y) : reciprocal(found_here(both.y) * (1.0f / PARTS));
+    }
+
+  private:
+    /* Exact but for a row's only scale: s / u is then 1 all the same, when rounded to fp16. */
+    __half2 inverses; /* with FP16_SCALES: a register less */
+    float inverse[2]; /* without */
+
+    static constexpr float LARGEST = 16.0f - 1.0f / 128; /* that fp16 has below 16: 4096 times it is finite */
+
+    /** 1 / power of a power of two. */
+    static __device__ __forceinline__ float of_power(float power) {
+        return __uint_as_float(0x7f000000 - __float_as_uint(power));
+    }
+    /** Have the compiler not make ahead of a loop, and keep in registers, what is needed after it. */
+    static __device__ __forceinline__ float found_here(float value) {
+        return __uint_as_float(in_register(__float_as_uint(value)));
+    }
+};
+
+/** Makes weights over their rows' units, rounded once to fp16, so that sums need not be scaled where a group begins. */
+template <bool FP16_SCALES, int ZERO_KIND> struct ScaledCodes;
+
+/** (q - 8) * s / (4096 u). A code alone is an fp16 too small to be normal, q * 2^-24, or q * 2^-20 where it stands four
+ * bits up. So one instruction multiplies it and takes 8 s away, which fp16 holds exactly. */
+template <bool FP16_SCALES> struct ScaledCodes<FP16_SCALES, W4_PARAM_SYMMETRIC> {
     static constexpr bool IS_BF16 = false, SCALES = true, PAIRS = FP16_SCALES, RESIDUAL = false;
     static constexpr int ZERO = W4_PARAM_SYMMETRIC;
     __half2 factors, offsets; /* by which each row's codes are multiplied, and what is added */
-    __device__ __forceinline__ ScaledCodes()
-        : factors(half2_of(0)), offsets(half2_of(0)), inverses(half2_of(0)), unit{1.0f, 1.0f} {}
-
-    /** The least unit that may be chosen: if scales are fp16, fp16 holds one over it. */
-    static __device__ __forceinline__ float least(int scale_dtype) {
-        return scale_dtype == W4_PARAM_FP16 ? 1.0f / 16384 : 0.0f;
-    }
-
-    /** Choose the units for a row's part that begins with `group`, and take that. one: the row has no other; not with
-     * PAIRS. least: no unit is below. */
-    __device__ __forceinline__ void begin(const Group &group, bool one, float least) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) unit[i] = one ? group.scale[i] : unit_of(group.scale[i], least);
-        inverses = __floats2half2_rn(inverse(unit[0]), inverse(unit[1]));
-        set(one ? __float2half2_rn(1.0f) : relative(group));
-    }
-    /** Take the next group. False where a row's scale is too far from its unit, so that move() has to come first. */
-    __device__ __forceinline__ bool take(const Group &group) {
-        const __half2 scales = PAIRS ? __hmul2(group.pair, inverses) : relative(group);
-        set(scales);
-        /* In both halves at once: the eight exponents from LEAST on leave the upper three bits empty. */
-        static_assert(MOST - LEAST == 0x2000, "eight exponents");
-        return (((bits_of(scales) & 0x7fff7fff) - (LEAST << 16 | LEAST)) & 0xe000e000) == 0;
-    }
-    /** Choose new units where the group's scales ask for it, take the group, and give by how much sums grow for it.
-     * What becomes of a row does not depend on the others. */
-    __device__ __forceinline__ void move(const Group &group, float least, float (&growth)[2]) {
-        find_units();
-        const uint32_t scales = bits_of(relative(group));
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const uint32_t size = scales >> 16 * i & 0x7fff;
-            const float before = unit[i];
-            if (size < LEAST || size >= MOST) unit[i] = unit_of(group.scale[i], least);
-            growth[i] = before * inverse(unit[i]);
-        }
-        inverses = __floats2half2_rn(inverse(unit[0]), inverse(unit[1]));
-        set(relative(group));
+    RelativeScales<FP16_SCALES> scales;
+    __device__ __forceinline__ ScaledCodes() : factors(half2_of(0)), offsets(half2_of(0)) {}
+    __device__ __forceinline__ void set(const Group &group) {
+        const __half2 relative = scales.of(group);
+        factors = __hmul2(relative, __floats2half2_rn(4096.0f, 256.0f)); /* 2^24 / 4096, 2^20 / 4096 */
+        offsets = __hmul2(relative, __float2half2_rn(-8.0f / 4096.0f));
     }
     /** What to multiply sums of each of the two rows by. */
-    __device__ __forceinline__ void sum_scales(float (&scale)[2]) {
-        find_units();
-#pragma unroll
-        for (int i = 0; i < 2; i++) scale[i] = unit[i] * 4096.0f;
-    }
-
+    __device__ __forceinline__ void sum_scales(float (&scale)[2]) const { scales.template units<4096>(scale); }
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
 #pragma unroll
         for (int pair = 0; pair < 2; pair++, word >>= 8) {
@@ -176,40 +184,40 @@ template <bool FP16_SCALES> struct ScaledCodes {
                 bits_of(__hfma2(half2_of(word & W4_HIGH_NIBBLES), __high2half2(factors), __high2half2(offsets)));
         }
     }
+};
 
-  private:
-    static constexpr uint32_t LEAST = 0x2c00, MOST = 0x4c00; /* |s / u| is from 1/16 to less than 16: as fp16's bits */
-    __half2 inverses;                                        /* of units: kept with PAIRS */
-    float unit[2];                                           /* kept without: a register more */
-
-    /** The power of two at or below |scale|. */
-    static __device__ __forceinline__ float unit_of(float scale, float least) {
-        return fmaxf(__uint_as_float(__float_as_uint(scale) & 0x7f800000), least);
+/** (q - z) * s / u: fp16 does not hold z * s, and so q - z is made first, exactly. */
+template <bool FP16_SCALES> struct ScaledCodes<FP16_SCALES, W4_PARAM_ZERO_INTEGER> {
+    static constexpr bool IS_BF16 = false, SCALES = true, PAIRS = FP16_SCALES, RESIDUAL = false;
+    static constexpr int ZERO = W4_PARAM_ZERO_INTEGER;
+    Dequantizer<false, W4_PARAM_ZERO_INTEGER> codes;
+    __half2 factors;
+    RelativeScales<FP16_SCALES> scales;
+    __device__ __forceinline__ ScaledCodes() : factors(half2_of(0)) {}
+    __device__ __forceinline__ void set(const Group &group) {
+        codes.set(group);
+        factors = scales.of(group);
     }
-    static __device__ __forceinline__ float inverse(float power) {
-        return __uint_as_float(0x7f000000 - __float_as_uint(power));
-    }
-    __device__ __forceinline__ void find_units() {
-        if (!PAIRS) return;
-        const float2 both = __half22float2(inverses);
-        unit[0] = inverse(both.x);
-        unit[1] = inverse(both.y);
-    }
-    __device__ __forceinline__ __half2 relative(const Group &group) const {
-        return __floats2half2_rn(group.scale[0] * inverse(unit[0]), group.scale[1] * inverse(unit[1]));
-    }
-    __device__ __forceinline__ void set(__half2 scales) {
-        factors = __hmul2(scales, __floats2half2_rn(4096.0f, 256.0f)); /* 2^24 / 4096, 2^20 / 4096 */
-        offsets = __hmul2(scales, __float2half2_rn(-8.0f / 4096.0f));
+    __device__ __forceinline__ void sum_scales(float (&scale)[2]) const { scales.template units<1>(scale); }
+    __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
+        codes.word(word, a);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[i] = bits_of(__hmul2(half2_of(a[i]), i % 2 ? __high2half2(factors) : __low2half2(factors)));
     }
 };
 
-/** What a GEMM multiplies with; ANY_GROUP: groups may be of any size, and their scales far apart; PAIRS: scales are
- * fp16, and rows have several groups. */
-template <bool ANY_GROUP, bool BF16, int ZERO_KIND, bool PAIRS> struct GemmCodes {
+/** What a GEMM multiplies with; EXACT: weights without their scales, so that groups may be of any size, and scales of
+ * any value; PAIRS: scales are fp16, and rows have several groups. */
+template <bool EXACT, bool BF16, int ZERO_KIND, bool PAIRS> struct GemmCodes {
     using Type = Dequantizer<BF16, ZERO_KIND>;
 };
-template <bool PAIRS> struct GemmCodes<false, false, W4_PARAM_SYMMETRIC, PAIRS> { using Type = ScaledCodes<PAIRS>; };
+template <bool PAIRS> struct GemmCodes<false, false, W4_PARAM_SYMMETRIC, PAIRS> {
+    using Type = ScaledCodes<PAIRS, W4_PARAM_SYMMETRIC>;
+};
+template <bool PAIRS> struct GemmCodes<false, false, W4_PARAM_ZERO_INTEGER, PAIRS> {
+    using Type = ScaledCodes<PAIRS, W4_PARAM_ZERO_INTEGER>;
+};
 
 /** Makes OFFSET + q of a thread's two rows, codes as they are: what OFFSET and zero points add to a sum of products is
  * for the caller to take away, who needs the sum of the other factors for it. */

@@ -204,12 +204,14 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void gemm(const w4_sm8
     for (;; progress[1].next(params)) {
         const w4_work &work = progress[1].work; /* read again when it is needed: registers are few */
         if (work.begin == work.end) break;
-        consumer.multiply(loader, work.begin, work.end);
+        consumer.multiply(loader, progress[1].strip, work.begin, work.end);
         float own[SLICES][SUMS / WARPS_K];
         add_parts(consumer.stage, consumer.sums, own);
         const Share<w4_sm80_gemm_params, THREADS, 1> share(params, (int)blockIdx.x, 0, 0);
         if (work.begin > 0) {
-            share.give(own);
+            share.leave(own);
+            __syncthreads();
+            if (threadIdx.x == 0) share.tell();
             continue;
         }
         if (work.end < params.schedule.stages) share.collect<8, 16>(work.tile, own);

@@ -99,6 +99,8 @@ struct Loader {
         const uint32_t start = chunk * pieces(layout.chunk_stride);
         weights = params.gemm.packed + strip * layout.strip_stride;
         tokens = (const uint8_t *)(params.a + progress.m * params.lda);
+        if (params.gemm.units && thread < TILE_N * (int)sizeof(float) / 128)
+            prefetch(params.gemm.units + strip * W4_BLOCK_ROWS + thread * 32);
         codes = start + block % W4_CHUNK_BLOCKS * (W4_BLOCK_BYTES / PIECE) + thread / PIECES * strip_pieces +
                 thread % PIECES;
         const int lane = thread % 32, slice = thread / 32 * OF_WARP;

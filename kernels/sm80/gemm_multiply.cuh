@@ -69,11 +69,8 @@ template <class Codes> struct Consumer {
     __device__ __forceinline__ void first_groups(const Group (&group)[SLICES]) {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            if constexpr (Codes::SCALES) {
-                codes[slice].begin(group[slice], params.group_stages == INT32_MAX,
-                                   Codes::least(params.gemm.scale_dtype));
-            } else {
-                codes[slice].set(group[slice]);
+            codes[slice].set(group[slice]);
+            if constexpr (!Codes::SCALES) {
                 codes[slice].set_residual(group[slice]);
 #pragma unroll
                 for (int i = 0; i < 2; i++) scale[slice][i] = group[slice].scale[i];
@@ -82,31 +79,19 @@ template <class Codes> struct Consumer {
     }
 
     /** The groups that begin with block `block` of this stage: what the next step's codes are dequantised with, and, if
-     * that has to be done (`turn`), by what the sums are multiplied before it. */
+     * codes do not take the scale along, by what the sums are multiplied before it. */
     __device__ __forceinline__ void next_groups(const Rows &rows, int block) {
-        Group group[SLICES];
-        bool far = false;
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            group[slice] = group_of(rows, slice, block);
-            if constexpr (Codes::SCALES) {
-                far |= !codes[slice].take(group[slice]);
-            } else {
-                codes[slice].set(group[slice]);
+            const Group group = group_of(rows, slice, block);
+            codes[slice].set(group);
+            if constexpr (!Codes::SCALES)
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    ratio[slice][i] = scale[slice][i] * reciprocal(group[slice].scale[i]);
-                    scale[slice][i] = group[slice].scale[i];
-                    if (Codes::RESIDUAL) zero[slice].zero[i] = group[slice].zero[i];
+                    ratio[slice][i] = scale[slice][i] * reciprocal(group.scale[i]);
+                    scale[slice][i] = group.scale[i];
+                    if (Codes::RESIDUAL) zero[slice].zero[i] = group.zero[i];
                 }
-            }
-        }
-        if constexpr (Codes::SCALES) {
-            turn = __any_sync(0xffffffff, far);
-            if (turn)
-#pragma unroll
-                for (int slice = 0; slice < SLICES; slice++)
-                    codes[slice].move(group[slice], Codes::least(params.gemm.scale_dtype), ratio[slice]);
         }
     }
 
@@ -145,7 +130,7 @@ template <class Codes> struct Consumer {
     __device__ __forceinline__ void step(const Rows &rows, Loader &loader, int blocks_left, bool more) {
         constexpr bool LAST = STEP == STEPS - 1;
         constexpr int NEXT = LAST ? 0 : STEP + 1, BLOCK = NEXT / 4;
-        const bool turns = STEP % 4 == 0 && turn;
+        const bool turns = !Codes::SCALES && STEP % 4 == 0 && turn;
         if (LAST) {
             turn = false;
             if (more) {
@@ -158,6 +143,7 @@ template <class Codes> struct Consumer {
             turn = first_block() + BLOCK < blocks_left && (first_block() + BLOCK & ((1 << params.line_shift) - 1)) == 0;
         }
         if (NEXT % 4 == 0 && turn) next_groups(rows, BLOCK);
+        if (Codes::SCALES && STEP % 4 == 0) __syncwarp(); /* ptxas mixes more steps than there are registers for */
         if (turns)
             multiply_and_prepare<STEP, true>(rows);
         else
@@ -174,11 +160,16 @@ template <class Codes> struct Consumer {
         }
     }
 
-    /** Sums of the stages [begin, end) of a tile. */
-    __device__ __forceinline__ void multiply(Loader &loader, int begin, int end) {
+    /** Sums of the stages [begin, end) of a tile whose first strip is `strip`. */
+    __device__ __forceinline__ void multiply(Loader &loader, int strip, int begin, int end) {
 #pragma unroll
         for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
         const Rows rows(params.gemm);
+        if constexpr (Codes::SCALES)
+#pragma unroll
+            for (int slice = 0; slice < SLICES; slice++)
+                codes[slice].scales.begin(params.gemm.units + (strip + FIRST_SLOT) * W4_BLOCK_ROWS + rows.row +
+                                          slice * 16);
         stage = loader.arrive(stage);
         group_left = params.group_stages - begin % params.group_stages;
         turn = false;
@@ -188,7 +179,7 @@ template <class Codes> struct Consumer {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
             if (none)
-                group[slice] = {{1.0f, 1.0f}, {0.0f, 0.0f}};
+                group[slice] = {{0.0f, 0.0f}, {0.0f, 0.0f}}; /* finite over any unit */
             else
                 group[slice] = group_of(rows, slice, 0);
         }

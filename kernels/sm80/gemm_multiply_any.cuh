@@ -128,7 +128,7 @@ template <class Codes> struct Consumer {
     }
 
     /** Sums of the stages [begin, end) of a tile. */
-    __device__ __forceinline__ void multiply(Loader &loader, int begin, int end) {
+    __device__ __forceinline__ void multiply(Loader &loader, int /* its first strip */, int begin, int end) {
 #pragma unroll
         for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
 #pragma unroll 1

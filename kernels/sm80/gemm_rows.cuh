@@ -41,8 +41,10 @@ struct Rows {
                                (line * W4_BLOCK_ROWS + at) * (ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4);
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            group.zero[i] = ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(zeros + 8 * i)
-                                                          : __uint_as_float(shared_load32(zeros + 32 * i));
+            if (ZERO == W4_PARAM_ZERO_INTEGER)
+                group.whole[i] = shared_load8(zeros + 8 * i);
+            else
+                group.zero[i] = __uint_as_float(shared_load32(zeros + 32 * i));
         return group;
     }
 };

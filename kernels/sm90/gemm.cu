@@ -82,9 +82,9 @@ static_assert(!SPLITTABLE || (W4_SPLIT == 2 && CLUSTER == 1 && !PINGPONG), "a cl
  * ones would spill, or be 7 % slower. Four warpgroups of 32 sums a thread have none left for zero points. */
 constexpr bool CROWDED = WARPGROUPS == 4 && SUMS > 16;
 template <bool BF16, int ZERO>
-constexpr bool FOR_128 = !ANY_GROUP && TILE_K >= 128 &&
-                         (STRIPS * SUMS <= 64 || (!BF16 && ZERO == W4_PARAM_SYMMETRIC && STRIPS == 1 && !SPLITTABLE)) &&
-                         (ZERO == W4_PARAM_SYMMETRIC || (ZERO == W4_PARAM_ZERO_INTEGER && !CROWDED));
+constexpr bool FOR_128 =
+    !ANY_GROUP && TILE_K >= 128 && (STRIPS * SUMS <= 64 || (!BF16 && STRIPS == 1 && !SPLITTABLE)) &&
+    (ZERO == W4_PARAM_SYMMETRIC || (ZERO == W4_PARAM_ZERO_INTEGER && !CROWDED));
 /* Named barriers; ORDER_BARRIER and the next; a warpgroup's own begin at 2. LEAVING: threads that leave sums. */
 constexpr int START_BARRIER = 1, LEFT_BARRIER = 7, ORDER_BARRIER = 8, LEAVING = 128 * SHARERS;
 
@@ -216,6 +216,10 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
     Consumer<Codes, GROUP_BLOCKS> consumer(params, shared, first_slot, part);
     Parts parts(shared, part);
     Worklist list(params.schedule, worker);
+    const auto find_strip = [&] {
+        return list.more ? Tile(params.schedule, list.work.tile, rank).strip + first_slot : 0;
+    };
+    int first_strip = find_strip(); /* this warpgroup's first; found before there is anything to wait for */
     start();
     if (ORDERED && warpgroup == 1) consumer.order_pass(); /* the first turn is the other's */
     for (int turn = 0; list.more; list.next(), turn++) {
@@ -224,10 +228,11 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
             consumer.at.skip(work.end - work.begin, params.ring);
             continue;
         }
+        if (turn > 0) first_strip = find_strip();
         if constexpr (ANY_GROUP)
             AnyGroup<Codes>(consumer).multiply(work.begin, work.end);
         else
-            consumer.multiply(work.begin, work.end);
+            consumer.multiply(first_strip, work.begin, work.end);
         /* The loader has waited, or nothing could have been multiplied; each thread that touches C or the workspace has
          * to, too. */
         grid_dependency_wait();
@@ -333,8 +338,10 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         constexpr bool for_128 = FOR_128<BF16, ZERO>;
-        using Codes = typename GemmCodes<ANY_GROUP, BF16, ZERO, false>::Type;
-        using CodesFor128 = typename GemmCodes<ANY_GROUP, BF16, ZERO, for_128 && !CROWDED>::Type;
+        /* Many threads that share a tile have no registers for zero points and scales in their codes. */
+        constexpr bool exact = ANY_GROUP || (ZERO == W4_PARAM_ZERO_INTEGER && EQUAL_SHARE <= 96 && PARTS == 1);
+        using Codes = typename GemmCodes<exact, BF16, ZERO, false>::Type;
+        using CodesFor128 = typename GemmCodes<exact, BF16, ZERO, for_128 && !CROWDED>::Type;
         if (for_128 && params.group_blocks == 2 && (!CodesFor128::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16))
             consume<CodesFor128, for_128 ? 2 : 0>(c, params, shared, worker, rank);
         else

@@ -20,6 +20,10 @@ struct WeightsLoader {
         strips = max(min(SLOTS, (int)layout.strips - tile.strip), 0);
         chunk = params.gemm.packed + tile.strip * layout.strip_stride +
                 first_stage * BLOCKS / W4_CHUNK_BLOCKS * layout.chunk_stride;
+        if (params.gemm.units) /* which those that multiply ask for when they get there */
+#pragma unroll
+            for (int line = 0; line < SLOTS * 2; line++)
+                prefetch(params.gemm.units + tile.strip * W4_BLOCK_ROWS + line * 32);
     }
 
     /** Stages of whole chunks, [begin, end). Such a one lies in memory as it does in a slot: one copy a strip. */
@@ -90,6 +94,7 @@ struct WeightsLoader {
             at.hop(1, params.ring);
         }
     }
+
     /** All work of the list, whose first tile has been placed. */
     __device__ __forceinline__ void load(Worklist list, int rank) {
 #pragma unroll 1

@@ -9,9 +9,8 @@
  *
  * Two cooperative warpgroups of large tiles start their units in turns: left alone, one runs ahead until the ring holds
  * it back, and then waits for copies while the other keeps the tensor cores busy for only part of the time. Up to 128
- * tokens that costs less than the turns do. Pingpong warpgroups
- * start their tiles in turns: a barrier tells only one round of the ring from the next, so that nobody may wait for a
- * stage before all stages before it have arrived. */
+ * tokens that costs less than the turns do. Pingpong warpgroups start their tiles in turns: a barrier tells only one
+ * round of the ring from the next, so that nobody may wait for a stage before all stages before it have arrived. */
 
 /** Keep the compiler from moving the making of a fragment behind the fence: it would see registers of a running wgmma
  * change, and serialise all of them. */
@@ -31,7 +30,7 @@ template <int VALUE> struct Constant { static constexpr int value = VALUE; };
 /** What a unit is made of, on its way to registers. */
 struct Fetched {
     uint4 words;
-    Group group, watched; /* load_watched */
+    Group group; /* as load_group has it: find() waits for it */
 };
 
 /** GROUP_BLOCKS: blocks of k in a group, where the compiler is to know them and they divide a stage; else 0. */
@@ -41,23 +40,16 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     const int thread, part;
     uint32_t words_at; /* this thread's 16 bytes of its first slot in stage 0 */
     uint32_t scale_from_words,
-        scale_selector;          /* from there to its row's scale; which bytes of that word make a float */
-    uint32_t watched_from_words; /* the same of a row that it watches */
-    uint32_t descriptor;         /* lower half of the wgmma descriptor of stage 0's activations */
+        scale_selector;  /* from there to its row's scale; which bytes of that word make a float */
+    uint32_t descriptor; /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
     float sums[STRIPS][SUMS];
     float scale[STRIPS][2];              /* in units of which sums are, where codes do not take the scale along */
     Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
-    Codes watch[STRIPS];                 /* of the rows that this thread watches: only their units matter */
     uint32_t fragment[2][4][4];
     /* Whether units are fetched two ahead, where their stage is there. Four warps to a scheduler gain nothing by it. */
     static constexpr bool AHEAD = GROUP_BLOCKS > 0 && UNITS > 1 && STRIPS *SUMS <= 64 && WARPGROUPS < 4;
     Fetched coming;
-    /* Where a row's unit has to move, wgmma has to be waited for, which wgmma.wait_group asks of all warps of a
-     * warpgroup or of none, and a warp sees only its own 16 rows. Large tiles, whose next unit must wait in the queue
-     * for the tensor cores to stay busy, have each warp watch all rows of a strip, so that all warps decide alike.
-     * Small ones always wait for the unit that runs, after dequantising: it is nearly done by then. */
-    static constexpr bool WATCHES = Codes::SCALES && SUMS >= 64, WAITS = Codes::SCALES && !WATCHES;
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
 
@@ -67,7 +59,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         const int row = thread / 32 * 16 + thread % 32 / 4, size = (int)params.gemm.layout.scale_size;
         words_at = in_register(shared.slot(0, first_slot) + thread * 16);
         scale_from_words = CODE_BYTES + (row * size & ~3) - thread * 16;
-        watched_from_words = scale_from_words + (thread % 4 - thread / 32) * 16 * size;
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
         scale_selector = size == 4 ? 0x3210 : params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x1044 : 0x4410;
         if (size == 2 && row % 2) scale_selector += params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x2200 : 0x0022;
@@ -76,45 +67,35 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         descriptor = in_register(wgmma_descriptor_low(shared.activations(0)));
     }
 
-    /** Scales of one group, as find() takes them, of two rows, 8 apart. */
-    __device__ __forceinline__ Group load_scales(uint32_t slot, uint32_t from_words, int line) const {
+    /** Scales and zero points of one group, as find() takes them, of the two rows that this thread's fragments hold.
+     * `slot`: this thread's codes in the slot; `line`: of the slot's. */
+    __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
         const uint32_t size = Codes::PAIRS ? 2 : (uint32_t)params.gemm.layout.scale_size,
-                       scales = slot + from_words + line * W4_BLOCK_ROWS * size;
+                       scales = slot + scale_from_words + line * W4_BLOCK_ROWS * size;
         Group group;
-        if constexpr (Codes::PAIRS) {
-            group.words[0] = shared_load32(scales);
-            group.words[1] = shared_load32(scales + 16);
-            return group;
-        }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            const uint32_t bits = __byte_perm(shared_load32(scales + 8 * i * size), 0, scale_selector);
+            const uint32_t word = shared_load32(scales + 8 * i * size);
+            if (Codes::PAIRS) {
+                group.words[i] = word;
+                continue;
+            }
+            const uint32_t bits = __byte_perm(word, 0, scale_selector);
             group.scale[i] = params.gemm.scale_dtype == W4_PARAM_FP16
                                  ? __half2float(__ushort_as_half((unsigned short)bits))
                                  : __uint_as_float(bits);
         }
-        return group;
-    }
-
-    /** The scales that this thread watches for its warp: the lanes of each warp watch all rows of a strip, so that the
-     * warps of a warpgroup decide alike. wgmma.wait_group asks for all of them, or none. */
-    __device__ __forceinline__ Group load_watched(uint32_t slot, int line) const {
-        return load_scales(slot, watched_from_words, line);
-    }
-
-    /** Scales and zero points of one group, as find() takes them, of the two rows that this thread's fragments hold.
-     * `slot`: this thread's codes in the slot; `line`: of the slot's. */
-    __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
-        Group group = load_scales(slot, scale_from_words, line);
         if (Codes::ZERO == W4_PARAM_SYMMETRIC) return group;
         const int row = thread / 32 * 16 + thread % 32 / 4;
-        const uint32_t size = (uint32_t)params.gemm.layout.scale_size;
         const uint32_t zeros = slot - thread * 16 + CODE_BYTES + params.lines * W4_BLOCK_ROWS * size +
                                (line * W4_BLOCK_ROWS + row) * (Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4);
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            group.zero[i] = Codes::ZERO == W4_PARAM_ZERO_INTEGER ? (float)shared_load8(zeros + 8 * i)
-                                                                 : __uint_as_float(shared_load32(zeros + 32 * i));
+        for (int i = 0; i < 2; i++) {
+            if (Codes::ZERO == W4_PARAM_ZERO_INTEGER)
+                group.whole[i] = shared_load8(zeros + 8 * i);
+            else
+                group.zero[i] = __uint_as_float(shared_load32(zeros + 32 * i));
+        }
         return group;
     }
 
@@ -122,16 +103,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     __device__ __forceinline__ Group find(const Group &group) const {
         Group result = group;
         if constexpr (Codes::PAIRS) result.pair = half2_of(__byte_perm(group.words[0], group.words[1], scale_selector));
-        return result;
-    }
-
-    static __device__ __forceinline__ Group unpack(const Group &group) {
-        Group result = group;
-        if constexpr (Codes::PAIRS) {
-            const float2 scales = __half22float2(group.pair);
-            result.scale[0] = scales.x;
-            result.scale[1] = scales.y;
-        }
         return result;
     }
 
@@ -169,36 +140,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         settle(sums[strip]);
     }
 
-    /** Sums of rows whose units have moved. No wgmma may run. */
-    __device__ __forceinline__ void grow(int strip, const float (&growth)[2]) {
-        settle(sums[strip]);
-#pragma unroll
-        for (int i = 0; i < SUMS; i++) sums[strip][i] *= growth[i % 4 / 2];
-        settle(sums[strip]);
-    }
-
-    /** Have codes made of a new group: of the next unit, while this one's wgmmas run. True where grow() has to follow
-     * once they have ended. */
-    __device__ __forceinline__ bool take_group(int strip, const Group &group, const Group &watched,
-                                               float (&growth)[2]) {
-        if constexpr (!Codes::SCALES) {
-            codes[strip].set(group);
-            return false;
-        } else {
-            const float least = Codes::least(params.gemm.scale_dtype);
-            bool near = codes[strip].take(group);
-            if (WATCHES) near = watch[strip].take(watched);
-            if (!__any_sync(0xffffffff, !near)) return false;
-            if (WATCHES) {
-                watch[strip].move(unpack(watched), least, growth);
-                wgmma_wait<0>();
-            }
-            codes[strip].move(unpack(group), least, growth);
-            if (WATCHES) grow(strip, growth);
-            return WAITS;
-        }
-    }
-
     template <int UNIT> __device__ __forceinline__ void start(uint32_t (&own)[4][4], uint32_t stage_descriptor) {
         constexpr int block = UNIT / STRIPS, strip = UNIT % STRIPS;
         settle(own);
@@ -232,7 +173,6 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                              : params.group_blocks == 2 ? block / 2
                                                         : 0;
             fetched.group = load_group(slot, line);
-            if constexpr (WATCHES) fetched.watched = load_watched(slot, line);
         }
         return fetched;
     }
@@ -273,13 +213,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         if (!last || more) {
             const bool begins = begins_group(next / STRIPS);
             const Group group = find(fetched.group);
-            float growth[2];
-            const bool grows = begins && take_group(strip, group, find(fetched.watched), growth);
+            if (begins) codes[strip].set(group);
             dequantise(fetched.words, strip, fragment[1 - PARITY]);
-            if (WAITS && begins) {
-                wgmma_wait<0>();
-                if (grows) grow(strip, growth);
-            }
             if constexpr (!Codes::SCALES) {
                 if (begins) {
                     if (STRIPS == 1) wgmma_wait<0>();
@@ -308,8 +243,9 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         turn_pass(ORDER_BARRIER + 1 - threadIdx.x / 128 % 2);
     }
 
-    /** Sums of the stages [begin, end) of a tile, of which this part's, which scale_sums has yet to multiply. */
-    __device__ __forceinline__ void multiply(int begin, int end) {
+    /** Sums of the stages [begin, end) of a tile, of which this part's, which scale_sums has yet to multiply.
+     * first_strip: of this warpgroup's. */
+    __device__ __forceinline__ void multiply(int first_strip, int begin, int end) {
         int before = -1; /* the stage before, which wgmmas may still read */
         if (PINGPONG) order_wait();
         auto stage = [&](auto parity, int index) {
@@ -325,17 +261,17 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         for (int i = 0; i < STRIPS * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
 #pragma unroll
         for (int i = 0; i < STRIPS * 2; i++) scale[i / 2][i % 2] = 1.0f;
+        if constexpr (Codes::SCALES) {
+            const float *units = params.gemm.units + first_strip * W4_BLOCK_ROWS + thread / 32 * 16 + thread % 32 / 4;
+#pragma unroll
+            for (int strip = 0; strip < STRIPS; strip++) codes[strip].scales.begin(units + strip * W4_BLOCK_ROWS);
+        }
         group_left = params.group_stages - begin % params.group_stages;
-        /* A part does not see where groups begin, but each of its stages has its group's line. */
-        turn = PARTS > 1 ? params.group_blocks != INT32_MAX : !Codes::SCALES;
+        turn = true; /* a part does not see where groups begin: each of its stages has its group's line */
         /* A place in the ring is always the same part's, which so meets all its rounds in order. */
         const int ahead = PARTS > 1 ? (part + PARTS - at.stage % PARTS) % PARTS : 0;
         if (PARTS > 1) {
-            if (begin + ahead >= end) { /* nothing: sums are zeros, in units of anything finite */
-                if constexpr (Codes::SCALES)
-#pragma unroll
-                    for (int strip = 0; strip < STRIPS; strip++)
-                        codes[strip].begin({{1.0f, 1.0f}, {}, {}}, false, 0.0f);
+            if (begin + ahead >= end) { /* nothing */
                 at.hop(end - begin, params.ring);
                 return;
             }
@@ -345,18 +281,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         uint32_t slot = words_at + at.stage * params.stage_stride;
         const uint4 words = shared_load128(slot);
         const Group group = find(load_group(slot, 0));
-        if constexpr (Codes::SCALES) {
-            const bool one = GROUP_BLOCKS == 0 && params.group_blocks == INT32_MAX;
-            const float least = Codes::least(params.gemm.scale_dtype);
-            codes[0].begin(unpack(group), one, least);
-#pragma unroll
-            for (int strip = 0; strip < STRIPS; strip++) {
-                const uint32_t of_strip = slot + strip * params.slot_bytes;
-                if (strip > 0) codes[strip].begin(unpack(find(load_group(of_strip, 0))), one, least);
-                if (WATCHES) watch[strip].begin(unpack(find(load_watched(of_strip, 0))), one, least);
-            }
-        } else {
-            codes[0].set(group);
+        codes[0].set(group);
+        if constexpr (!Codes::SCALES) {
             codes[0].set_residual(group);
             scale[0][0] = group.scale[0];
             scale[0][1] = group.scale[1];

@@ -70,6 +70,6 @@ struct Split {
 #pragma unroll
             for (int i = 0; i < FOURS; i++) add_four(&sums[strip][i * 4], shared_load_floats(place(strip, i)));
         }
-        __syncwarp(); /* all lanes have read: the room is theirs to turn results over in */
+        if (IN_STAGING) __syncwarp(); /* all lanes have read: the room is theirs to turn results over in */
     }
 };

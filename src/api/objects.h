@@ -31,7 +31,6 @@ struct w4a16_weight {
     w4a16_context *context;
     w4_device_weight *device_weight;
     w4a16_weight_info information;
-    bool uneven_scales; /* w4_matrix_scales_uneven */
 };
 
 struct w4a16_plan {

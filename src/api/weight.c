@@ -27,8 +27,8 @@ w4a16_status w4_weight_problem(const w4a16_weight *weight, int64_t m, w4a16_dtyp
         .a_dtype = a_dtype,
         .c_dtype = c_dtype,
         .scale_dtype = information->scale_dtype,
-        .zero_kind = information->zero_kind,
-        .uneven_scales = weight->uneven_scales,
+        .zero_kind = information->kernel_zero_kind,
+        .uneven_scales = information->uneven_scales,
         .flags = flags,
     };
     return w4_problem_resolve(&problem, resolved);
@@ -72,7 +72,6 @@ static w4a16_status upload(w4a16_context *context, const w4_matrix *matrix, cons
     atomic_init(&result->references, 1);
     result->context = context;
     w4_context_retain(context);
-    result->uneven_scales = w4_matrix_scales_uneven(matrix);
     result->information = (w4a16_weight_info){
         .struct_size = sizeof result->information,
         .n = matrix->n,
@@ -83,6 +82,9 @@ static w4a16_status upload(w4a16_context *context, const w4_matrix *matrix, cons
         .zero_kind = matrix->zero_kind,
         .has_k_order = matrix->k_order != NULL,
         .device_bytes = backend->weight_bytes(result->device_weight),
+        .kernel_zero_kind =
+            backend->weight_zero_kind ? backend->weight_zero_kind(result->device_weight) : matrix->zero_kind,
+        .uneven_scales = w4_matrix_scales_uneven(matrix),
     };
     prepare(result);
     *weight = result;

@@ -87,6 +87,9 @@ typedef struct w4_backend {
     w4a16_status (*weight_download)(const w4_device_weight *weight, w4_matrix *matrix);
     void (*weight_free)(w4_device_weight *weight);
     size_t (*weight_bytes)(const w4_device_weight *weight);
+    /** The zero points that problems with this weight have: a device may keep whole ones, or the 8 of a
+     * symmetric weight, as floats. NULL: the weight's own. */
+    w4a16_zero_kind (*weight_zero_kind)(const w4_device_weight *weight);
 
     size_t (*config_count)(const w4_device *device);
     void (*config_get)(const w4_device *device, size_t index, w4_config *config);

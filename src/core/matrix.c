@@ -148,6 +148,30 @@ bool w4_matrix_scales_uneven(const w4_matrix *matrix) {
     return false;
 }
 
+bool w4_matrix_scale_units(const w4_matrix *matrix, float *units) {
+    const bool halves = matrix->scale_dtype == W4A16_FP16;
+    bool near = true;
+    for (int64_t row = 0; row < matrix->n; row++) {
+        size_t first = (size_t)(row * matrix->groups);
+        float least = INFINITY, most = 0;
+        for (int64_t group = 0; group < matrix->groups; group++) {
+            float scale = fabsf(w4_load_float(matrix->scales, matrix->scale_dtype, first + (size_t)group));
+            least = fminf(least, scale);
+            most = fmaxf(most, scale);
+        }
+        if (matrix->groups == 1) {
+            units[row] = w4_load_float(matrix->scales, matrix->scale_dtype, first);
+            continue;
+        }
+        int exponent;
+        frexpf(most, &exponent);              /* most = [0.5, 1) * 2^exponent */
+        float unit = ldexpf(1, exponent - 4); /* most / unit is from 8 to less than 16 */
+        if (least < unit / 16 && !(halves && unit <= 0x1p-12f)) near = false;
+        units[row] = halves ? fmaxf(unit, 0x1p-14f) : unit;
+    }
+    return near;
+}
+
 w4a16_status w4_matrix_from_canonical(const w4a16_canonical *canonical, w4_matrix *matrix) {
     if (!canonical) return w4_fail_null("canonical");
     W4_TRY(w4_check_struct("canonical", "w4a16_canonical_init", canonical->struct_size, sizeof *canonical));

@@ -36,6 +36,16 @@ w4a16_status w4_matrix_validate(const w4_matrix *matrix);
  * between two of a row, or one outside 2^-60 .. 2^60. */
 bool w4_matrix_scales_uneven(const w4_matrix *matrix);
 
+/** Choose for each row the unit in which a GPU's sums of products with fp16 activations count (RelativeScales in
+ * kernels/common_gpu/weights.cuh): the scale itself where the row has but one, else the power of two that is an eighth
+ * of the one at or below its largest scale, so that |scale / unit| is less than 16. Of fp16 scales no unit is below
+ * 2^-14, as fp16 holds one over it. `units`: [n].
+ *
+ * False where a row has a scale less than a sixteenth of its unit, so that symmetric weights, which are multiples of
+ * 2^-24 there, would be rounded by more than 2^-12 of the largest that a group can have. fp16 scales are multiples of
+ * 2^-24 themselves: units up to 2^-12 keep all their weights. */
+bool w4_matrix_scale_units(const w4_matrix *matrix, float *units);
+
 /** Copy from the caller's arrays and validate. */
 w4a16_status w4_matrix_from_canonical(const w4a16_canonical *canonical, w4_matrix *matrix);
 

@@ -98,7 +98,7 @@ static void unpack_strip(uint8_t *packed, const w4_packed_layout *layout, int64_
     for (int64_t chunk = 0; chunk < layout->chunks; chunk++) {
         move_lines(matrix->scales, (size_t)layout->scale_size, packed + w4_packed_scale_offset(layout, strip, chunk),
                    matrix, layout, first_row, chunk, NULL);
-        if (layout->zero_size)
+        if (layout->zero_size && matrix->zeros)
             move_lines(matrix->zeros, (size_t)layout->zero_size, packed + w4_packed_zero_offset(layout, strip, chunk),
                        matrix, layout, first_row, chunk, NULL);
     }

@@ -14,7 +14,7 @@ w4_packed_layout w4_fragment_layout(const w4_matrix *matrix);
 /** Write layout.bytes bytes; padding included. */
 void w4_fragment_pack(const w4_matrix *matrix, const w4_packed_layout *layout, uint8_t *packed);
 
-/** Fill the codes (if there is an array for them), scales and zeros; padding is not looked at. */
+/** Fill the codes and zeros (if there are arrays for them) and scales; padding is not looked at. */
 void w4_fragment_unpack(const uint8_t *packed, const w4_packed_layout *layout, w4_matrix *matrix);
 
 /** Whether the padding holds what w4_fragment_pack writes, where scales and zeros were unpacked into `matrix`. */

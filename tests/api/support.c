@@ -91,6 +91,9 @@ void test_weight_make(test_weight *weight, uint64_t *seed, int64_t n, int64_t k,
         double sign = oracle_below(seed, 8) ? 1 : -1;
         double scale = flags & TEST_EXACT ? ldexp(1, -(int)oracle_below(seed, 4))
                                           : (0.02 + 0.01 * oracle_unit(seed)) / sqrt((double)k);
+        /* Large enough that fp16 does not hold all weights exactly. */
+        if (flags & TEST_SPREAD) scale = (0.02 + 0.01 * oracle_unit(seed)) * ldexp(1, 3 - (int)oracle_below(seed, 7));
+        if (flags & TEST_FAR) scale = (0.02 + 0.01 * oracle_unit(seed)) * ldexp(1, 5 - (int)oracle_below(seed, 19));
         write_number(weight->scales, scale_dtype, i, sign * scale);
         if (zero_kind == W4A16_ZERO_INTEGER) ((uint8_t *)weight->zeros)[i] = (uint8_t)oracle_below(seed, 17);
         if (zero_kind == W4A16_ZERO_FLOAT)

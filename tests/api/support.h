@@ -50,10 +50,11 @@ typedef struct test_weight {
     double *norms;  /* [n]: Euclidean norm of (|q| + |z|) |s|, which bounds rounding errors */
 } test_weight;
 
-enum { TEST_K_ORDER = 1, TEST_EXACT = 2, TEST_NO_VALUES = 4 };
+enum { TEST_K_ORDER = 1, TEST_EXACT = 2, TEST_NO_VALUES = 4, TEST_SPREAD = 8, TEST_FAR = 16 };
 
 /** Random codes and k_order. Scales: random of either sign, or with TEST_EXACT powers of two from 1/8 to 1; then float
- * zeros are multiples of 1/2. With TEST_NO_VALUES `values` and `norms`, 8 bytes an element, stay NULL. */
+ * zeros are multiples of 1/2. With TEST_SPREAD a row's scales are up to 96 apart, as far as kernels count in one unit;
+ * with TEST_FAR up to 2^18. With TEST_NO_VALUES `values` and `norms`, 8 bytes an element, stay NULL. */
 void test_weight_make(test_weight *weight, uint64_t *seed, int64_t n, int64_t k, int64_t group_size,
                       w4a16_dtype scale_dtype, w4a16_zero_kind zero_kind, int flags);
 void test_weight_free(test_weight *weight);

@@ -305,12 +305,86 @@ static void half_scales_may_be_uneven(void **state) {
     }
 }
 
+/** Of fp32 scales, two groups a row. */
+static void units_are_an_eighth_of_the_largest_scale(void **state) {
+    (void)state;
+    const float under = nextafterf(0x1p-7f, 0);
+    const struct {
+        float scales[2], unit;
+        bool near;
+    } cases[] = {
+        {{1, 1}, 0x1p-3f, true},
+        {{1.99f, -0.5f}, 0x1p-3f, true},
+        {{-2, 0.5f}, 0x1p-2f, true},
+        {{0.01f, 0.0125f}, 0x1p-10f, true},
+        {{1, 0x1p-7f}, 0x1p-3f, true}, /* a sixteenth of the unit */
+        {{1, -under}, 0x1p-3f, false},
+        {{0x1p-50f, 0x1p-50f}, 0x1p-53f, true},
+        {{0x1p50f, 0x1p40f}, 0x1p47f, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float unit = 0;
+        w4_matrix matrix = {.n = 1,
+                            .k = 64,
+                            .group_size = 32,
+                            .groups = 2,
+                            .scale_dtype = W4A16_FP32,
+                            .scales = (void *)(uintptr_t)cases[i].scales};
+        if (w4_matrix_scale_units(&matrix, &unit) != cases[i].near || unit != cases[i].unit)
+            fail_msg("scales %a, %a: unit %a, near is %d", (double)cases[i].scales[0], (double)cases[i].scales[1],
+                     (double)unit, !cases[i].near);
+    }
+}
+
+/** With units up to 2^-12 fp16 holds all products of codes and fp16 scales; below 2^-14 it does not hold 1 / unit. */
+static void units_of_half_scales_are_bounded(void **state) {
+    (void)state;
+    static const struct {
+        uint16_t scales[2];
+        float unit;
+        bool near;
+    } cases[] = {
+        {{0x3c00, 0x3c00}, 0x1p-3f, true},                                      /* 1 */
+        {{0x1bff, 0x0001}, 0x1p-12f, true},                                     /* just below 2^-8, and 2^-24 */
+        {{0x1c00, 0x0001}, 0x1p-11f, false},                                    /* 2^-8 */
+        {{0x8001, 0x0001}, 0x1p-14f, true},  {{0x7bff, 0x7bff}, 0x1p12f, true}, /* 65504 */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        float unit = 0;
+        w4_matrix matrix = {.n = 1,
+                            .k = 64,
+                            .group_size = 32,
+                            .groups = 2,
+                            .scale_dtype = W4A16_FP16,
+                            .scales = (void *)(uintptr_t)cases[i].scales};
+        if (w4_matrix_scale_units(&matrix, &unit) != cases[i].near || unit != cases[i].unit)
+            fail_msg("case %d: unit %a", (int)i, (double)unit);
+    }
+}
+
+static void one_scale_is_its_own_unit(void **state) {
+    (void)state;
+    const float scales[] = {0.3f, -1e-9f};
+    float units[2];
+    w4_matrix matrix = {
+        .n = 2, .k = 64, .group_size = 64, .groups = 1, .scale_dtype = W4A16_FP32, .scales = (void *)(uintptr_t)scales};
+    assert_true(w4_matrix_scale_units(&matrix, units));
+    assert_memory_equal(units, scales, sizeof scales);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_arrays_are_copied),      cmocka_unit_test(float_and_symmetric_zeros),
-        cmocka_unit_test(groups_of_every_length),      cmocka_unit_test(wrong_shapes_are_refused),
-        cmocka_unit_test(missing_arrays_are_refused),  cmocka_unit_test(wrong_content_is_refused_and_placed),
-        cmocka_unit_test(half_scales_are_checked_too), cmocka_unit_test(uneven_scales_are_found),
+        cmocka_unit_test(units_are_an_eighth_of_the_largest_scale),
+        cmocka_unit_test(units_of_half_scales_are_bounded),
+        cmocka_unit_test(one_scale_is_its_own_unit),
+        cmocka_unit_test(good_arrays_are_copied),
+        cmocka_unit_test(float_and_symmetric_zeros),
+        cmocka_unit_test(groups_of_every_length),
+        cmocka_unit_test(wrong_shapes_are_refused),
+        cmocka_unit_test(missing_arrays_are_refused),
+        cmocka_unit_test(wrong_content_is_refused_and_placed),
+        cmocka_unit_test(half_scales_are_checked_too),
+        cmocka_unit_test(uneven_scales_are_found),
         cmocka_unit_test(half_scales_may_be_uneven),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -154,6 +154,7 @@ inline void shared_store128(uint32_t address, float4 value) {
     if (address % sizeof value || address + sizeof value > EMULATED_SHARED) abort();
     memcpy(shared_pointer(address), &value, sizeof value);
 }
+inline void prefetch(const void *) {}
 inline float reciprocal(float value) {
     return 1.0f / value;
 }

@@ -233,11 +233,20 @@ static void run_on_device(const problem *p, const char *config, placement at, co
     device_stream_destroy(stream);
 }
 
+/** A weight's form as its kernels see it. */
+static w4a16_canonical kernel_form(const w4a16_canonical *canonical, const w4a16_weight *weight) {
+    w4a16_weight_info info = {.struct_size = sizeof info};
+    CHECK(w4a16_weight_query(weight, &info));
+    w4a16_canonical form = *canonical;
+    form.zero_kind = info.kernel_zero_kind;
+    return form;
+}
+
 /** Every config and the library's choice, through device pointers and half of them through host arrays. */
 static void run_configs(const problem *p, uint64_t *seed) {
-    const w4a16_canonical *c = &p->arrays->canonical;
+    const w4a16_canonical *c = &p->arrays->canonical, form = kernel_form(c, p->weight);
     const char *names[TEST_MAX_CONFIGS + 1];
-    size_t count = cuda_case_configs(c, p->a.m, p->a.dtype, p->c_dtype, 0, names);
+    size_t count = cuda_case_configs(&form, p->a.m, p->a.dtype, p->c_dtype, 0, names);
     names[count++] = NULL;
     for (size_t i = 0; i < count; i++) {
         char what[400];
@@ -256,25 +265,6 @@ static void run_configs(const problem *p, uint64_t *seed) {
     }
 }
 
-/** Where no config takes floating zero points with bf16 activations, a plan is refused and the text says why. */
-static int is_refused(const w4a16_weight *weight, const w4a16_canonical *c, int64_t m, w4a16_dtype a_dtype,
-                      w4a16_dtype c_dtype) {
-    w4a16_plan *plan = NULL;
-    w4a16_plan_options options;
-    const char *names[TEST_MAX_CONFIGS];
-    w4a16_plan_options_init(&options);
-    options.m_max = m;
-    options.a_dtype = a_dtype;
-    options.c_dtype = c_dtype;
-    w4a16_status status = w4a16_plan_create(weight, &options, &plan);
-    w4a16_plan_destroy(plan);
-    if (status == W4A16_OK) return 0;
-    assert_int_equal(status, W4A16_ERROR_UNSUPPORTED);
-    assert_non_null(strstr(w4a16_last_error(), "floating zero points with bf16"));
-    assert_int_equal(cuda_case_configs(c, m, a_dtype, c_dtype, 0, names), 0);
-    return 1;
-}
-
 /** A weight of this form times each number of rows; a_dtype: the first one's, then they take turns. */
 static void run_weight(uint64_t *seed, const int64_t *m_values, size_t m_count, w4a16_dtype a_dtype, int64_t n,
                        int64_t k, int64_t group_size, w4a16_dtype scale_dtype, w4a16_zero_kind zero_kind, int flags) {
@@ -285,9 +275,6 @@ static void run_weight(uint64_t *seed, const int64_t *m_values, size_t m_count, 
     for (size_t i = 0; i < m_count; i++) {
         problem p;
         w4a16_dtype dtype = halves[(i + (a_dtype == W4A16_BF16)) % 2], c_dtype = halves[oracle_below(seed, 2)];
-        if (dtype == W4A16_BF16 && zero_kind == W4A16_ZERO_FLOAT &&
-            is_refused(weight, &arrays.canonical, m_values[i], dtype, c_dtype))
-            dtype = W4A16_FP16;
         problem_make(&p, seed, &arrays, weight, m_values[i], dtype, c_dtype, flags & TEST_EXACT);
         run_configs(&p, seed);
         problem_free(&p);
@@ -365,7 +352,7 @@ static void weights_come_back_unchanged(void **state) {
         test_weight arrays;
         w4a16_weight *weight = NULL;
         test_weight_make(&arrays, &seed, 130, 417, group_sizes[kind % 5], scale_dtypes[kind / 5 % 3],
-                         (w4a16_zero_kind)(kind / 15 % 3), kind / 45 ? TEST_K_ORDER : 0);
+                         (w4a16_zero_kind)(kind / 15 % 3), (kind / 45 ? TEST_K_ORDER : 0) | (kind % 2 ? TEST_FAR : 0));
         /* The unused nibble of an odd k is 0 in what the library gives back. */
         for (int64_t row = 1; row <= 130; row++) arrays.codes[row * 209 - 1] &= 15;
         CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
@@ -541,6 +528,7 @@ static void check_a_row(uint64_t *seed, const test_weight *arrays, const w4a16_w
     static const int64_t sizes[] = {1, 2, 3, 7, 8, 9, 16, 17, 64, 100, 256, 1000}, few[] = {1, 2, 3, 7, 8, 9, 16, 17};
     const int64_t *m_values = simulated ? few : sizes, n = arrays->canonical.n, k = arrays->canonical.k;
     size_t m_count = simulated ? COUNT(few) : COUNT(sizes), bytes;
+    const w4a16_canonical form = kernel_form(&arrays->canonical, weight);
     probe p = {.arrays = arrays,
                .weight = weight,
                .dtype = dtype,
@@ -567,8 +555,7 @@ static void check_a_row(uint64_t *seed, const test_weight *arrays, const w4a16_w
     p.right = right.data;
     for (size_t i = 0; i < m_count; i++) {
         const char *names[TEST_MAX_CONFIGS + 1];
-        size_t count =
-            cuda_case_configs(&arrays->canonical, m_values[i], dtype, dtype, W4A16_PLAN_BATCH_INVARIANT, names);
+        size_t count = cuda_case_configs(&form, m_values[i], dtype, dtype, W4A16_PLAN_BATCH_INVARIANT, names);
         names[count++] = NULL;
         for (size_t j = 0; j < count; j++) {
             device_watch(names[j] ? names[j] : "(chosen), batch-invariant");
@@ -588,28 +575,6 @@ static void check_a_row(uint64_t *seed, const test_weight *arrays, const w4a16_w
     device_stream_destroy(p.stream);
 }
 
-/** Multiply a row's scales by 2^-9, 1 and 2^9 in turns, beginning with another one in each row. */
-static void spread_scales(test_weight *arrays) {
-    const w4a16_canonical *c = &arrays->canonical;
-    for (int64_t row = 0; row < c->n; row++) {
-        double squares = 0;
-        for (int64_t group = 0; group < arrays->groups; group++) {
-            const int64_t index = row * arrays->groups + group, first = group * c->group_size;
-            const int64_t end = c->k < first + c->group_size ? c->k : first + c->group_size;
-            const double factor = ldexp(1, (int)((row + group * (1 + row / 3 % 2)) % 3) * 9 - 9);
-            const double zero = arrays->zeros ? ((const uint8_t *)arrays->zeros)[index] : 8;
-            float *scale = (float *)arrays->scales + index;
-            *scale *= (float)factor;
-            for (int64_t k = first; k < end; k++) {
-                arrays->values[k * c->n + row] *= factor;
-                const double magnitude = arrays->values[k * c->n + row] + 2 * zero * (double)*scale;
-                squares += magnitude * magnitude;
-            }
-        }
-        arrays->norms[row] = sqrt(squares);
-    }
-}
-
 static void a_row_has_the_same_bits_in_any_place(void **state) {
     (void)state;
     static const int64_t shapes[][2] = {{1000, 2560}, {136, 4096}}, small[][2] = {{72, 288}};
@@ -622,8 +587,8 @@ static void a_row_has_the_same_bits_in_any_place(void **state) {
             test_weight arrays;
             w4a16_weight *weight = NULL;
             test_weight_make(&arrays, &seed, shape[0], shape[1], far ? 128 : groups[kind / 2],
-                             far ? W4A16_FP32 : W4A16_FP16, kind % 2 ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC, 0);
-            if (far) spread_scales(&arrays);
+                             far ? W4A16_FP32 : W4A16_FP16, kind % 2 ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC,
+                             far ? TEST_FAR : 0);
             CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
             for (size_t j = 0; j < COUNT(halves); j++) check_a_row(&seed, &arrays, weight, halves[j]);
             w4a16_weight_destroy(weight);
@@ -631,26 +596,16 @@ static void a_row_has_the_same_bits_in_any_place(void **state) {
         }
 }
 
-/** Scales that are far apart, though not too far: kernels that round weights in units near the first of a row's scales
- * have to change them. */
-static void far_scales_match_fp64(void **state) {
+/** Scales of a row as far apart as kernels count in one unit, and farther: such a weight is kept with float zero
+ * points. */
+static void spread_scales_match_fp64(void **state) {
     (void)state;
     static const int64_t m_values[] = {1, 12, 33, 130, 260};
+    static const int spreads[] = {TEST_SPREAD, TEST_FAR};
     uint64_t seed = 85;
-    for (size_t i = 0; i < (simulated ? 3 : COUNT(m_values) * 3); i++) {
-        test_weight arrays;
-        w4a16_weight *weight = NULL;
-        problem p;
-        test_weight_make(&arrays, &seed, 200, 1344, group_sizes[1 + i % 3], W4A16_FP32,
-                         i % 4 == 3 ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC, 0);
-        spread_scales(&arrays);
-        CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
-        problem_make(&p, &seed, &arrays, weight, m_values[i / 3], halves[i % 5 == 4], W4A16_FP16, 0);
-        run_configs(&p, &seed);
-        problem_free(&p);
-        w4a16_weight_destroy(weight);
-        test_weight_free(&arrays);
-    }
+    for (size_t i = 0; i < (simulated ? 4 : COUNT(m_values) * 4); i++)
+        run_weight(&seed, &m_values[i / 4], 1, halves[i % 5 == 4], 200, 1344, group_sizes[1 + i % 3],
+                   scale_dtypes[i % 3], i % 8 == 3 ? W4A16_ZERO_INTEGER : W4A16_ZERO_SYMMETRIC, spreads[i / 2 % 2]);
 }
 
 /** Scales too far apart for sums in units of one of them: half of the rows begin with a group of tiny ones. */
@@ -799,7 +754,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(graphs_and_streams_give_the_same_bits),
         cmocka_unit_test(rows_do_not_depend_on_the_batch),
         cmocka_unit_test(a_row_has_the_same_bits_in_any_place),
-        cmocka_unit_test(far_scales_match_fp64),
+        cmocka_unit_test(spread_scales_match_fp64),
         cmocka_unit_test(uneven_scales_are_left_to_some_configs),
         cmocka_unit_test(configs_can_be_profiled),
         cmocka_unit_test(limits_are_plausible),

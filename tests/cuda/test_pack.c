@@ -20,8 +20,14 @@ static void fill_random(w4_matrix *matrix, uint64_t *seed) {
         matrix->codes[i] = (uint8_t)oracle_random(seed);
         if (matrix->k % 2 && i % row_bytes == row_bytes - 1) matrix->codes[i] &= 15;
     }
-    for (size_t i = 0; i < entries * w4a16_dtype_size(matrix->scale_dtype); i++)
-        ((uint8_t *)matrix->scales)[i] = (uint8_t)oracle_random(seed);
+    for (size_t i = 0; i < entries; i++) { /* from 1 to 2, of either sign: farther apart, zero points would be added */
+        uint32_t bits = (uint32_t)oracle_random(seed);
+        if (matrix->scale_dtype == W4A16_FP32)
+            ((uint32_t *)matrix->scales)[i] = (bits & 0x807fffff) | 0x3f800000;
+        else
+            ((uint16_t *)matrix->scales)[i] =
+                (uint16_t)(matrix->scale_dtype == W4A16_BF16 ? (bits & 0x807f) | 0x3f80 : (bits & 0x83ff) | 0x3c00);
+    }
     for (size_t i = 0; i < entries * w4_zero_size(matrix->zero_kind); i++)
         ((uint8_t *)matrix->zeros)[i] = (uint8_t)oracle_random(seed);
 }

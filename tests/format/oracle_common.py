@@ -171,7 +171,8 @@ class ModuleInfo(ctypes.Structure):
 class WeightInfo(ctypes.Structure):
     _fields_ = [("struct_size", ctypes.c_size_t), ("n", ctypes.c_int64), ("k", ctypes.c_int64),
                 ("group_size", ctypes.c_int64), ("groups", ctypes.c_int64), ("scale_dtype", ctypes.c_int),
-                ("zero_kind", ctypes.c_int), ("has_k_order", ctypes.c_int), ("device_bytes", ctypes.c_size_t)]
+                ("zero_kind", ctypes.c_int), ("has_k_order", ctypes.c_int), ("device_bytes", ctypes.c_size_t),
+                ("kernel_zero_kind", ctypes.c_int), ("uneven_scales", ctypes.c_int)]
 
 
 class ContextOptions(ctypes.Structure):

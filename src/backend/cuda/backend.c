@@ -46,6 +46,7 @@ const w4_backend w4_cuda_backend = {
     .weight_download = w4_cuda_weight_download,
     .weight_free = w4_cuda_weight_free,
     .weight_bytes = w4_cuda_weight_bytes,
+    .weight_zero_kind = w4_cuda_weight_zero_kind,
     .config_count = config_count,
     .config_get = config_get,
     .config_check = w4_cuda_config_check,

@@ -240,6 +240,14 @@ static bool fits_in_place(const w4_problem *problem) {
            (g >= problem->k || (g % W4_BLOCK_COLUMNS == 0 && (g % 256 == 0 || 256 % g == 0)));
 }
 
+/** Whether an sm90 kernel multiplies sums by the scales of weights with whole zero points, and not, as the others do,
+ * the weights: its threads have too few registers (`exact` in kernels/sm90/gemm.cu). */
+static bool scales_sums(const w4_cuda_config *config, const w4_problem *problem) {
+    int32_t registers = 65536 / (32 * (config->warps + 4) * config->resident) / 8 * 8; /* of a thread, an equal share */
+    return !config->sm80 && !config->any_group && config->parts == 1 && registers <= 96 &&
+           problem->zero_kind == W4A16_ZERO_INTEGER && problem->a_dtype == W4A16_FP16;
+}
+
 /** Bytes of the larger of a tile's rows of A, as the copy of A in a workspace has them, and of its rows of the weight.
  */
 static int64_t bytes_of_rows(const w4_problem *problem, const w4_config *tile) {
@@ -299,7 +307,7 @@ w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w
         snprintf(reason, reason_size, "the tiles fill whole waves, or are too small to share out");
     else if (problem->flags & W4A16_PLAN_BATCH_INVARIANT &&
              ((config->any_group && fits_in_place(problem)) || config->decode || config->parts > 1 ||
-              (config->sm80 && device->runs.sm90)))
+              (config->sm80 && device->runs.sm90) || scales_sums(config, problem)))
         snprintf(reason, reason_size, "its sums may differ in the last bit from those of the other configs");
     else if (config->stream_k && (int64_t)shape.schedule.split_tiles * shape.schedule.stages > INT32_MAX)
         snprintf(reason, reason_size, "the tiles to share out have more than %d stages", INT32_MAX);

@@ -79,9 +79,10 @@ struct w4_device_weight {
     const w4_device *device;
     int64_t n, k, group_size;
     w4a16_dtype scale_dtype;
-    w4a16_zero_kind zero_kind;
+    w4a16_zero_kind zero_kind; /* float where the scales lie too far apart for units */
     w4_packed_layout layout;
     CUdeviceptr packed;
+    CUdeviceptr units;   /* w4_matrix_scale_units, in the same memory as `packed`; 0: none */
     CUdeviceptr k_order; /* 0: none */
 };
 
@@ -106,6 +107,7 @@ w4a16_status w4_cuda_pack_kernel(const w4_device *device, CUfunction *function);
 w4a16_status w4_cuda_ceiling_kernels(const w4_device *device, CUfunction *read, CUfunction *multiply);
 
 w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight);
+w4a16_zero_kind w4_cuda_weight_zero_kind(const w4_device_weight *weight);
 w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *matrix, const uint8_t *packed,
                                           w4_device_weight **weight);
 w4a16_status w4_cuda_weight_download(const w4_device_weight *weight, w4_matrix *matrix);

@@ -116,6 +116,7 @@ static w4_gemm_params make_params(const w4_run *run) {
     const w4_device_weight *weight = run->weight;
     return (w4_gemm_params){
         .packed = (const uint8_t *)(uintptr_t)weight->packed,
+        .units = (const float *)(uintptr_t)weight->units,
         .c = run->c,
         .bias = run->bias,
         .ldc = run->ldc,

@@ -88,14 +88,26 @@ static w4a16_status pack_on_host(const w4_device *device, const w4_matrix *matri
     return status;
 }
 
-/** Allocate on the device and fill, context current. `packed`: what packing would give, or NULL. */
-static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, const uint8_t *packed) {
+/** Of rows, padding, and the rows of a tile beyond. */
+static size_t units_count(const w4_device_weight *weight) {
+    return (size_t)(weight->layout.strips * W4_BLOCK_ROWS + W4_PADDING_UNITS);
+}
+
+/** Allocate on the device and fill, context current. `packed`: what packing would give, or NULL; `units`: the matrix's,
+ * units_count of them, or NULL. */
+static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, const uint8_t *packed,
+                           const float *units) {
     CUfunction gather; /* any plan may need it: loaded with the weight, it does not lengthen a plan's creation */
     W4_TRY(w4_cuda_gather_kernel(weight->device, &gather));
     size_t bytes = (size_t)weight->layout.bytes, order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
     static const uint8_t padding[W4_PACKED_PADDING];
-    W4_TRY(w4_cuda_allocate(bytes + sizeof padding, "a packed weight", &weight->packed));
+    size_t units_bytes = units ? units_count(weight) * sizeof *units : 0;
+    W4_TRY(w4_cuda_allocate(bytes + sizeof padding + units_bytes, "a packed weight", &weight->packed));
     W4_TRY(copy_in(weight->device, weight->packed + bytes, padding, sizeof padding));
+    if (units) {
+        weight->units = weight->packed + bytes + sizeof padding;
+        W4_TRY(copy_in(weight->device, weight->units, units, units_bytes));
+    }
     if (matrix->k_order) {
         W4_TRY(w4_cuda_allocate(order_bytes, "a k_order", &weight->k_order));
         W4_TRY(copy_in(weight->device, weight->k_order, matrix->k_order, order_bytes));
@@ -106,8 +118,31 @@ static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, co
     return status == W4A16_ERROR_OUT_OF_MEMORY ? pack_on_host(weight->device, matrix, weight) : status;
 }
 
-w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *matrix, const uint8_t *packed,
-                                          w4_device_weight **weight) {
+/** A copy of a matrix with float zero points of the same values: of its arrays, or of `packed`, if that is not NULL. */
+static w4a16_status with_float_zeros(const w4_matrix *matrix, const uint8_t *packed, w4_matrix *copy) {
+    w4_matrix result;
+    W4_TRY(w4_matrix_create(matrix->n, matrix->k, matrix->group_size, matrix->scale_dtype, W4A16_ZERO_FLOAT,
+                            matrix->k_order != NULL, &result));
+    if (packed) {
+        w4_matrix codes = result;
+        codes.zeros = NULL;
+        w4_packed_layout layout = w4_fragment_layout(matrix);
+        w4_fragment_unpack(packed, &layout, &codes);
+    } else {
+        memcpy(result.codes, matrix->codes, (size_t)(result.n * w4_matrix_row_bytes(&result)));
+        memcpy(result.scales, matrix->scales,
+               (size_t)(result.n * result.groups) * w4a16_dtype_size(result.scale_dtype));
+    }
+    for (int64_t row = 0; row < result.n; row++)
+        for (int64_t group = 0; group < result.groups; group++)
+            ((float *)result.zeros)[row * result.groups + group] = (float)w4_matrix_zero(matrix, row, group);
+    if (matrix->k_order) memcpy(result.k_order, matrix->k_order, (size_t)result.k * sizeof *result.k_order);
+    *copy = result;
+    return W4A16_OK;
+}
+
+static w4a16_status make(w4_device *device, const w4_matrix *matrix, const uint8_t *packed, const float *units,
+                         w4_device_weight **weight) {
     void *description = NULL;
     W4_TRY(w4_allocate(sizeof(w4_device_weight), "a weight's description", &description));
     w4_device_weight *made = description;
@@ -122,7 +157,7 @@ w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *ma
     };
     w4a16_status status = w4_cuda_enter(device);
     if (!status) {
-        status = upload(made, matrix, packed);
+        status = upload(made, matrix, packed, units);
         w4_cuda_leave();
     }
     if (status) {
@@ -133,8 +168,49 @@ w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *ma
     return W4A16_OK;
 }
 
+w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *matrix, const uint8_t *packed,
+                                          w4_device_weight **weight) {
+    if (matrix->zero_kind == W4A16_ZERO_FLOAT) return make(device, matrix, packed, NULL, weight);
+    void *memory;
+    size_t count = (size_t)w4_round_up(matrix->n, W4_BLOCK_ROWS) + W4_PADDING_UNITS;
+    W4_TRY(w4_allocate(count * sizeof(float), "the units of a weight's rows", &memory));
+    float *units = memory;
+    for (size_t row = (size_t)matrix->n; row < count; row++) units[row] = 1;
+    w4a16_status status;
+    if (w4_matrix_scale_units(matrix, units) || w4_matrix_scales_uneven(matrix)) { /* those few configs take */
+        status = make(device, matrix, packed, units, weight);
+    } else {
+        /* Kernels that count in units would lose bits; those for float zero points scale sums. */
+        w4_matrix copy;
+        status = with_float_zeros(matrix, packed, &copy);
+        if (!status) {
+            status = make(device, &copy, NULL, NULL, weight);
+            w4_matrix_free(&copy);
+        }
+    }
+    free(memory);
+    return status;
+}
+
 w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight) {
     return w4_cuda_weight_upload_packed(device, matrix, NULL, weight);
+}
+
+/** Fill a matrix from packed bytes, whose zero points may be floats where its own are not. */
+static w4a16_status unpack(const w4_device_weight *weight, const uint8_t *packed, w4_matrix *matrix) {
+    w4_matrix stored = *matrix;
+    void *zeros = NULL;
+    size_t entries = (size_t)(matrix->n * matrix->groups);
+    if (weight->zero_kind != matrix->zero_kind) {
+        W4_TRY(w4_allocate(entries * sizeof(float), "a weight's zero points", &zeros));
+        stored.zeros = zeros;
+        stored.zero_kind = weight->zero_kind;
+    }
+    w4_fragment_unpack(packed, &weight->layout, &stored);
+    if (zeros && matrix->zeros)
+        for (size_t i = 0; i < entries; i++) ((uint8_t *)matrix->zeros)[i] = (uint8_t)((const float *)zeros)[i];
+    free(zeros);
+    return W4A16_OK;
 }
 
 w4a16_status w4_cuda_weight_download(const w4_device_weight *weight, w4_matrix *matrix) {
@@ -147,7 +223,7 @@ w4a16_status w4_cuda_weight_download(const w4_device_weight *weight, w4_matrix *
             status = copy_out(weight->device, matrix->k_order, weight->k_order, (size_t)weight->k * sizeof(int32_t));
         w4_cuda_leave();
     }
-    if (!status) w4_fragment_unpack(packed, &weight->layout, matrix);
+    if (!status) status = unpack(weight, packed, matrix);
     free(packed);
     return status;
 }
@@ -162,6 +238,11 @@ void w4_cuda_weight_free(w4_device_weight *weight) {
     free(weight);
 }
 
+w4a16_zero_kind w4_cuda_weight_zero_kind(const w4_device_weight *weight) {
+    return weight->zero_kind;
+}
+
 size_t w4_cuda_weight_bytes(const w4_device_weight *weight) {
-    return (size_t)weight->layout.bytes + (weight->k_order ? (size_t)weight->k * sizeof(int32_t) : 0);
+    return (size_t)weight->layout.bytes + (weight->units ? units_count(weight) * sizeof(float) : 0) +
+           (weight->k_order ? (size_t)weight->k * sizeof(int32_t) : 0);
 }
