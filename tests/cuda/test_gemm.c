@@ -345,33 +345,54 @@ static void small_shapes_are_exact(void **state) {
                        TEST_EXACT | (i % 2 ? TEST_K_ORDER : 0));
 }
 
+/** What the library gives back of a weight is what it was made of. */
+static void check_export(const w4a16_weight *weight, const test_weight *arrays) {
+    const size_t order_bytes = (size_t)arrays->canonical.k * sizeof(int32_t);
+    uint8_t *codes = test_allocate(test_weight_code_bytes(arrays));
+    void *scales = test_allocate(test_weight_scale_bytes(arrays));
+    void *zeros = test_allocate(test_weight_zero_bytes(arrays));
+    int32_t *order = test_allocate(order_bytes);
+    CHECK(w4a16_weight_export(weight, codes, scales, zeros, order));
+    assert_memory_equal(codes, arrays->codes, test_weight_code_bytes(arrays));
+    assert_memory_equal(scales, arrays->scales, test_weight_scale_bytes(arrays));
+    if (arrays->zeros) assert_memory_equal(zeros, arrays->zeros, test_weight_zero_bytes(arrays));
+    if (arrays->k_order) assert_memory_equal(order, arrays->k_order, order_bytes);
+    free(codes);
+    free(scales);
+    free(zeros);
+    free(order);
+}
+
 static void weights_come_back_unchanged(void **state) {
     (void)state;
     uint64_t seed = 41;
+    char folder[64], path[80];
+    test_make_folder(folder);
+    snprintf(path, sizeof path, "%s/weight", folder);
     for (int kind = 0; kind < 5 * 3 * 3 * 2; kind++) {
         test_weight arrays;
-        w4a16_weight *weight = NULL;
-        test_weight_make(&arrays, &seed, 130, 417, group_sizes[kind % 5], scale_dtypes[kind / 5 % 3],
-                         (w4a16_zero_kind)(kind / 15 % 3), (kind / 45 ? TEST_K_ORDER : 0) | (kind % 2 ? TEST_FAR : 0));
+        w4a16_weight *weight = NULL, *loaded = NULL;
+        w4a16_weight_info info = {.struct_size = sizeof info};
+        w4a16_zero_kind zero_kind = (w4a16_zero_kind)(kind / 15 % 3);
+        int far = kind % 2;
+        test_weight_make(&arrays, &seed, 130, 417, group_sizes[kind % 5], scale_dtypes[kind / 5 % 3], zero_kind,
+                         (kind / 45 ? TEST_K_ORDER : 0) | (far ? TEST_FAR : 0));
         /* The unused nibble of an odd k is 0 in what the library gives back. */
         for (int64_t row = 1; row <= 130; row++) arrays.codes[row * 209 - 1] &= 15;
         CHECK(w4a16_weight_create(cuda, &arrays.canonical, &weight));
-        uint8_t *codes = test_allocate(test_weight_code_bytes(&arrays));
-        void *scales = test_allocate(test_weight_scale_bytes(&arrays));
-        void *zeros = test_allocate(test_weight_zero_bytes(&arrays));
-        int32_t *order = test_allocate(417 * sizeof *order);
-        CHECK(w4a16_weight_export(weight, codes, scales, zeros, order));
-        assert_memory_equal(codes, arrays.codes, test_weight_code_bytes(&arrays));
-        assert_memory_equal(scales, arrays.scales, test_weight_scale_bytes(&arrays));
-        if (arrays.zeros) assert_memory_equal(zeros, arrays.zeros, test_weight_zero_bytes(&arrays));
-        if (arrays.k_order) assert_memory_equal(order, arrays.k_order, 417 * sizeof *order);
-        free(codes);
-        free(scales);
-        free(zeros);
-        free(order);
+        check_export(weight, &arrays);
+        CHECK(w4a16_weight_query(weight, &info));
+        assert_int_equal(info.zero_kind, zero_kind);
+        assert_int_equal(info.kernel_zero_kind, far && arrays.groups > 1 ? W4A16_ZERO_FLOAT : zero_kind);
+        /* A packed file goes straight to the GPU, but where zero points have to be added. */
+        CHECK(w4a16_weight_save(weight, path, 1));
+        CHECK(w4a16_weight_load(cuda, path, &loaded));
+        check_export(loaded, &arrays);
+        w4a16_weight_destroy(loaded);
         w4a16_weight_destroy(weight);
         test_weight_free(&arrays);
     }
+    test_remove_folder(folder);
 }
 
 /** A captured call, with and without the gathered copy of A, replayed on a poisoned workspace and output; and calls
