@@ -134,15 +134,21 @@ w4a16_status w4_matrix_validate(const w4_matrix *matrix) {
     return matrix->k_order ? check_order(matrix->k_order, matrix->k) : W4A16_OK;
 }
 
+/** The least and the largest of a row's scales, without their signs. */
+static void find_range(const w4_matrix *matrix, int64_t row, float *least, float *most) {
+    *least = INFINITY;
+    *most = 0;
+    for (int64_t group = 0; group < matrix->groups; group++) {
+        float scale = fabsf(w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)(row * matrix->groups + group)));
+        *least = fminf(*least, scale);
+        *most = fmaxf(*most, scale);
+    }
+}
+
 bool w4_matrix_scales_uneven(const w4_matrix *matrix) {
     for (int64_t row = 0; row < matrix->n; row++) {
-        float least = INFINITY, most = 0;
-        for (int64_t group = 0; group < matrix->groups; group++) {
-            float scale =
-                fabsf(w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)(row * matrix->groups + group)));
-            least = fminf(least, scale);
-            most = fmaxf(most, scale);
-        }
+        float least, most;
+        find_range(matrix, row, &least, &most);
         if (least < 0x1p-60f || most > 0x1p60f || most > least * 0x1p60f) return true;
     }
     return false;
@@ -152,18 +158,13 @@ bool w4_matrix_scale_units(const w4_matrix *matrix, float *units) {
     const bool halves = matrix->scale_dtype == W4A16_FP16;
     bool near = true;
     for (int64_t row = 0; row < matrix->n; row++) {
-        size_t first = (size_t)(row * matrix->groups);
-        float least = INFINITY, most = 0;
-        for (int64_t group = 0; group < matrix->groups; group++) {
-            float scale = fabsf(w4_load_float(matrix->scales, matrix->scale_dtype, first + (size_t)group));
-            least = fminf(least, scale);
-            most = fmaxf(most, scale);
-        }
         if (matrix->groups == 1) {
-            units[row] = w4_load_float(matrix->scales, matrix->scale_dtype, first);
+            units[row] = w4_load_float(matrix->scales, matrix->scale_dtype, (size_t)row);
             continue;
         }
+        float least, most;
         int exponent;
+        find_range(matrix, row, &least, &most);
         frexpf(most, &exponent);              /* most = [0.5, 1) * 2^exponent */
         float unit = ldexpf(1, exponent - 4); /* most / unit is from 8 to less than 16 */
         if (least < unit / 16 && !(halves && unit <= 0x1p-12f)) near = false;

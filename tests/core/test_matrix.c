@@ -231,14 +231,14 @@ static void half_scales_are_checked_too(void **state) {
     }
 }
 
-/** A matrix with these fp32 scales, two groups a row. */
+/** A matrix with these scales, two groups a row, and nothing else. */
+static w4_matrix two_groups(w4a16_dtype dtype, const void *scales, int64_t rows) {
+    return (w4_matrix){
+        .n = rows, .k = 64, .group_size = 32, .groups = 2, .scale_dtype = dtype, .scales = (void *)(uintptr_t)scales};
+}
+
 static bool is_uneven(const float scales[][2], int64_t rows) {
-    w4_matrix matrix = {.n = rows,
-                        .k = 64,
-                        .group_size = 32,
-                        .groups = 2,
-                        .scale_dtype = W4A16_FP32,
-                        .scales = (void *)(uintptr_t)scales};
+    w4_matrix matrix = two_groups(W4A16_FP32, scales, rows);
     return w4_matrix_scales_uneven(&matrix);
 }
 
@@ -324,12 +324,7 @@ static void units_are_an_eighth_of_the_largest_scale(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         float unit = 0;
-        w4_matrix matrix = {.n = 1,
-                            .k = 64,
-                            .group_size = 32,
-                            .groups = 2,
-                            .scale_dtype = W4A16_FP32,
-                            .scales = (void *)(uintptr_t)cases[i].scales};
+        w4_matrix matrix = two_groups(W4A16_FP32, cases[i].scales, 1);
         if (w4_matrix_scale_units(&matrix, &unit) != cases[i].near || unit != cases[i].unit)
             fail_msg("scales %a, %a: unit %a, near is %d", (double)cases[i].scales[0], (double)cases[i].scales[1],
                      (double)unit, !cases[i].near);
@@ -351,12 +346,7 @@ static void units_of_half_scales_are_bounded(void **state) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         float unit = 0;
-        w4_matrix matrix = {.n = 1,
-                            .k = 64,
-                            .group_size = 32,
-                            .groups = 2,
-                            .scale_dtype = W4A16_FP16,
-                            .scales = (void *)(uintptr_t)cases[i].scales};
+        w4_matrix matrix = two_groups(W4A16_FP16, cases[i].scales, 1);
         if (w4_matrix_scale_units(&matrix, &unit) != cases[i].near || unit != cases[i].unit)
             fail_msg("case %d: unit %a", (int)i, (double)unit);
     }
@@ -374,18 +364,12 @@ static void one_scale_is_its_own_unit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(units_are_an_eighth_of_the_largest_scale),
-        cmocka_unit_test(units_of_half_scales_are_bounded),
-        cmocka_unit_test(one_scale_is_its_own_unit),
-        cmocka_unit_test(good_arrays_are_copied),
-        cmocka_unit_test(float_and_symmetric_zeros),
-        cmocka_unit_test(groups_of_every_length),
-        cmocka_unit_test(wrong_shapes_are_refused),
-        cmocka_unit_test(missing_arrays_are_refused),
-        cmocka_unit_test(wrong_content_is_refused_and_placed),
-        cmocka_unit_test(half_scales_are_checked_too),
-        cmocka_unit_test(uneven_scales_are_found),
-        cmocka_unit_test(half_scales_may_be_uneven),
+        cmocka_unit_test(good_arrays_are_copied),           cmocka_unit_test(float_and_symmetric_zeros),
+        cmocka_unit_test(groups_of_every_length),           cmocka_unit_test(wrong_shapes_are_refused),
+        cmocka_unit_test(missing_arrays_are_refused),       cmocka_unit_test(wrong_content_is_refused_and_placed),
+        cmocka_unit_test(half_scales_are_checked_too),      cmocka_unit_test(uneven_scales_are_found),
+        cmocka_unit_test(half_scales_may_be_uneven),        cmocka_unit_test(units_are_an_eighth_of_the_largest_scale),
+        cmocka_unit_test(units_of_half_scales_are_bounded), cmocka_unit_test(one_scale_is_its_own_unit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -107,12 +107,12 @@ w4a16_status w4_cuda_pack_kernel(const w4_device *device, CUfunction *function);
 w4a16_status w4_cuda_ceiling_kernels(const w4_device *device, CUfunction *read, CUfunction *multiply);
 
 w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w4_device_weight **weight);
-w4a16_zero_kind w4_cuda_weight_zero_kind(const w4_device_weight *weight);
 w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *matrix, const uint8_t *packed,
                                           w4_device_weight **weight);
 w4a16_status w4_cuda_weight_download(const w4_device_weight *weight, w4_matrix *matrix);
 void w4_cuda_weight_free(w4_device_weight *weight);
 size_t w4_cuda_weight_bytes(const w4_device_weight *weight);
+w4a16_zero_kind w4_cuda_weight_zero_kind(const w4_device_weight *weight);
 
 w4a16_status w4_cuda_config_check(const w4_device *device, size_t index, const w4_problem *problem, char *reason,
                                   size_t reason_size);

@@ -88,9 +88,9 @@ static w4a16_status pack_on_host(const w4_device *device, const w4_matrix *matri
     return status;
 }
 
-/** Of rows, padding, and the rows of a tile beyond. */
-static size_t units_count(const w4_device_weight *weight) {
-    return (size_t)(weight->layout.strips * W4_BLOCK_ROWS + W4_PADDING_UNITS);
+/** Of n rows, padding, and the rows of a tile beyond. */
+static size_t units_count(int64_t n) {
+    return (size_t)w4_round_up(n, W4_BLOCK_ROWS) + W4_PADDING_UNITS;
 }
 
 /** Allocate on the device and fill, context current. `packed`: what packing would give, or NULL; `units`: the matrix's,
@@ -101,7 +101,7 @@ static w4a16_status upload(w4_device_weight *weight, const w4_matrix *matrix, co
     W4_TRY(w4_cuda_gather_kernel(weight->device, &gather));
     size_t bytes = (size_t)weight->layout.bytes, order_bytes = (size_t)weight->k * sizeof *matrix->k_order;
     static const uint8_t padding[W4_PACKED_PADDING];
-    size_t units_bytes = units ? units_count(weight) * sizeof *units : 0;
+    size_t units_bytes = units ? units_count(weight->n) * sizeof *units : 0;
     W4_TRY(w4_cuda_allocate(bytes + sizeof padding + units_bytes, "a packed weight", &weight->packed));
     W4_TRY(copy_in(weight->device, weight->packed + bytes, padding, sizeof padding));
     if (units) {
@@ -172,7 +172,7 @@ w4a16_status w4_cuda_weight_upload_packed(w4_device *device, const w4_matrix *ma
                                           w4_device_weight **weight) {
     if (matrix->zero_kind == W4A16_ZERO_FLOAT) return make(device, matrix, packed, NULL, weight);
     void *memory;
-    size_t count = (size_t)w4_round_up(matrix->n, W4_BLOCK_ROWS) + W4_PADDING_UNITS;
+    size_t count = units_count(matrix->n);
     W4_TRY(w4_allocate(count * sizeof(float), "the units of a weight's rows", &memory));
     float *units = memory;
     for (size_t row = (size_t)matrix->n; row < count; row++) units[row] = 1;
@@ -198,18 +198,16 @@ w4a16_status w4_cuda_weight_upload(w4_device *device, const w4_matrix *matrix, w
 
 /** Fill a matrix from packed bytes, whose zero points may be floats where its own are not. */
 static w4a16_status unpack(const w4_device_weight *weight, const uint8_t *packed, w4_matrix *matrix) {
-    w4_matrix stored = *matrix;
-    void *zeros = NULL;
-    size_t entries = (size_t)(matrix->n * matrix->groups);
-    if (weight->zero_kind != matrix->zero_kind) {
-        W4_TRY(w4_allocate(entries * sizeof(float), "a weight's zero points", &zeros));
-        stored.zeros = zeros;
-        stored.zero_kind = weight->zero_kind;
+    if (!matrix->zeros || weight->zero_kind == matrix->zero_kind) {
+        w4_fragment_unpack(packed, &weight->layout, matrix);
+        return W4A16_OK;
     }
+    w4_matrix stored = *matrix;
+    size_t entries = (size_t)(matrix->n * matrix->groups);
+    W4_TRY(w4_allocate(entries * sizeof(float), "a weight's zero points", &stored.zeros));
     w4_fragment_unpack(packed, &weight->layout, &stored);
-    if (zeros && matrix->zeros)
-        for (size_t i = 0; i < entries; i++) ((uint8_t *)matrix->zeros)[i] = (uint8_t)((const float *)zeros)[i];
-    free(zeros);
+    for (size_t i = 0; i < entries; i++) ((uint8_t *)matrix->zeros)[i] = (uint8_t)((const float *)stored.zeros)[i];
+    free(stored.zeros);
     return W4A16_OK;
 }
 
@@ -243,6 +241,6 @@ w4a16_zero_kind w4_cuda_weight_zero_kind(const w4_device_weight *weight) {
 }
 
 size_t w4_cuda_weight_bytes(const w4_device_weight *weight) {
-    return (size_t)weight->layout.bytes + (weight->units ? units_count(weight) * sizeof(float) : 0) +
+    return (size_t)weight->layout.bytes + (weight->units ? units_count(weight->n) * sizeof(float) : 0) +
            (weight->k_order ? (size_t)weight->k * sizeof(int32_t) : 0);
 }
