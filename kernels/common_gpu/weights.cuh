@@ -130,9 +130,12 @@ template <bool FP16_SCALES> struct RelativeScales {
     /** What is no group's, padding's scale of 1 or whatever stands where a row has no more columns, is bounded, so that
      * codes there, which are multiplied by zeros, stay finite. */
     __device__ __forceinline__ __half2 of(const Group &group) const {
-        return __hmin2(FP16_SCALES ? __hmul2(group.pair, inverses)
-                                   : __floats2half2_rn(group.scale[0] * inverse[0], group.scale[1] * inverse[1]),
-                       __float2half2_rn(LARGEST));
+        return FP16_SCALES ? of_pair(group)
+                           : bounded(__floats2half2_rn(group.scale[0] * inverse[0], group.scale[1] * inverse[1]));
+    }
+    /** The same of a group's `pair`, where rows have several groups. */
+    __device__ __forceinline__ __half2 of_pair(const Group &group) const {
+        return bounded(__hmul2(group.pair, FP16_SCALES ? inverses : __floats2half2_rn(inverse[0], inverse[1])));
     }
     /** Units times PARTS. */
     template <int PARTS> __device__ __forceinline__ void units(float (&result)[2]) const {
@@ -148,6 +151,9 @@ template <bool FP16_SCALES> struct RelativeScales {
 
     static constexpr float LARGEST = 16.0f - 1.0f / 128; /* that fp16 has below 16: 4096 times it is finite */
 
+    static __device__ __forceinline__ __half2 bounded(__half2 relative) {
+        return __hmin2(relative, __float2half2_rn(LARGEST));
+    }
     /** 1 / power of a power of two. */
     static __device__ __forceinline__ float of_power(float power) {
         return __uint_as_float(0x7f000000 - __float_as_uint(power));
@@ -169,8 +175,9 @@ template <bool FP16_SCALES> struct ScaledCodes<FP16_SCALES, W4_PARAM_SYMMETRIC> 
     __half2 factors, offsets; /* by which each row's codes are multiplied, and what is added */
     RelativeScales<FP16_SCALES> scales;
     __device__ __forceinline__ ScaledCodes() : factors(half2_of(0)), offsets(half2_of(0)) {}
-    __device__ __forceinline__ void set(const Group &group) {
-        const __half2 relative = scales.of(group);
+    __device__ __forceinline__ void set(const Group &group) { set_relative(group, scales.of(group)); }
+    __device__ __forceinline__ void set_pair(const Group &group) { set_relative(group, scales.of_pair(group)); }
+    __device__ __forceinline__ void set_relative(const Group &, __half2 relative) {
         factors = __hmul2(relative, __floats2half2_rn(4096.0f, 256.0f)); /* 2^24 / 4096, 2^20 / 4096 */
         offsets = __hmul2(relative, __float2half2_rn(-8.0f / 4096.0f));
     }
@@ -194,9 +201,11 @@ template <bool FP16_SCALES> struct ScaledCodes<FP16_SCALES, W4_PARAM_ZERO_INTEGE
     __half2 factors;
     RelativeScales<FP16_SCALES> scales;
     __device__ __forceinline__ ScaledCodes() : factors(half2_of(0)) {}
-    __device__ __forceinline__ void set(const Group &group) {
+    __device__ __forceinline__ void set(const Group &group) { set_relative(group, scales.of(group)); }
+    __device__ __forceinline__ void set_pair(const Group &group) { set_relative(group, scales.of_pair(group)); }
+    __device__ __forceinline__ void set_relative(const Group &group, __half2 relative) {
         codes.set(group);
-        factors = scales.of(group);
+        factors = relative;
     }
     __device__ __forceinline__ void sum_scales(float (&scale)[2]) const { scales.template units<1>(scale); }
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {

@@ -40,8 +40,7 @@ template <class Codes> struct Consumer {
     __device__ __forceinline__ void load_words(const Rows &rows, int block) {
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++)
-            words[slice] = shared_load128(shared.slot(stage, FIRST_SLOT) + rows.codes + block * W4_BLOCK_BYTES +
-                                          slice * SLICE_BYTES);
+            words[slice] = shared_load128(stage + rows.codes + block * W4_BLOCK_BYTES + slice * SLICE_BYTES);
     }
 
     /** Tokens 16 * pair and the next of step `step` of a block into set `set`. */
@@ -60,9 +59,13 @@ template <class Codes> struct Consumer {
         for (int i = 0; i < 4; i++) keep_order(fragment[set][slice][i]);
     }
 
+    /** Of the slot's lines, that of block `block`. */
+    __device__ __forceinline__ int line_of(int block) const {
+        return WARPS_K > 1 || block > 0 ? first_block() + block >> params.line_shift : 0;
+    }
+
     __device__ __forceinline__ Group group_of(const Rows &rows, int slice, int block) const {
-        const int line = BLOCKS > 1 ? first_block() + block >> params.line_shift : 0;
-        return rows.group<Codes::ZERO>(params, shared.slot(stage, FIRST_SLOT), slice, line);
+        return rows.group<Codes::ZERO>(params, stage, slice, line_of(block));
     }
 
     /** The groups that a piece of work begins with. */
@@ -81,6 +84,17 @@ template <class Codes> struct Consumer {
     /** The groups that begin with block `block` of this stage: what the next step's codes are dequantised with, and, if
      * codes do not take the scale along, by what the sums are multiplied before it. */
     __device__ __forceinline__ void next_groups(const Rows &rows, int block) {
+        if constexpr (Codes::SCALES) {
+            if (params.gemm.scale_dtype == W4_PARAM_FP16) {
+#pragma unroll
+                for (int slice = 0; slice < SLICES; slice++) {
+                    Group group = rows.group<Codes::ZERO, false>(params, stage, slice, line_of(block));
+                    group.pair = rows.pair(stage, slice, line_of(block));
+                    codes[slice].set_pair(group);
+                }
+                return;
+            }
+        }
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
             const Group group = group_of(rows, slice, block);
@@ -93,6 +107,14 @@ template <class Codes> struct Consumer {
                     if (Codes::RESIDUAL) zero[slice].zero[i] = group.zero[i];
                 }
         }
+    }
+
+    /** The same, if groups begin with that block, and it is one of the row's. */
+    __device__ __forceinline__ void turn_to_groups(const Rows &rows, int block, int blocks_left) {
+        if ((WARPS_K > 1 || block > 0) && first_block() + block >= blocks_left) return;
+        if (block > 0 && (first_block() + block & ((1 << params.line_shift) - 1)) != 0) return;
+        turn = true;
+        next_groups(rows, block);
     }
 
     __device__ __forceinline__ void set_residuals() {
@@ -135,14 +157,15 @@ template <class Codes> struct Consumer {
             turn = false;
             if (more) {
                 stage = loader.arrive(stage);
-                turn = --group_left == 0;
-                if (turn) group_left = params.group_stages;
-                if (WARPS_K > 1) turn = turn && first_block() < blocks_left - BLOCKS;
+                if (--group_left == 0) {
+                    group_left = params.group_stages;
+                    turn_to_groups(rows, 0, blocks_left - BLOCKS);
+                }
             }
         } else if (NEXT % 4 == 0) {
-            turn = first_block() + BLOCK < blocks_left && (first_block() + BLOCK & ((1 << params.line_shift) - 1)) == 0;
+            turn = false;
+            if (params.lines > 1) turn_to_groups(rows, BLOCK, blocks_left);
         }
-        if (NEXT % 4 == 0 && turn) next_groups(rows, BLOCK);
         if (Codes::SCALES && STEP % 4 == 0) __syncwarp(); /* ptxas mixes more steps than there are registers for */
         if (turns)
             multiply_and_prepare<STEP, true>(rows);
@@ -164,7 +187,7 @@ template <class Codes> struct Consumer {
     __device__ __forceinline__ void multiply(Loader &loader, int strip, int begin, int end) {
 #pragma unroll
         for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
-        const Rows rows(params.gemm);
+        const Rows rows(params.gemm, shared);
         if constexpr (Codes::SCALES)
 #pragma unroll
             for (int slice = 0; slice < SLICES; slice++)

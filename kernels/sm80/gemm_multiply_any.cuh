@@ -47,13 +47,13 @@ template <class Codes> struct Consumer {
     template <int STEPS> __device__ __forceinline__ void unit(const Rows &rows, int block, int half, int line) {
         constexpr bool BF16 = Codes::IS_BF16;
         constexpr int COUNT = CHUNK / 8;
-        const uint32_t activations = stage + block * BLOCK_A_BYTES, slot = shared.slot(stage, FIRST_SLOT);
+        const uint32_t activations = stage + block * BLOCK_A_BYTES;
         uint32_t fragment[SLICES][STEPS][4];
         Group group[SLICES];
         Codes own[SLICES];
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            const uint32_t words_at = slot + rows.codes + block * W4_BLOCK_BYTES + slice * SLICE_BYTES + half * 8;
+            const uint32_t words_at = stage + rows.codes + block * W4_BLOCK_BYTES + slice * SLICE_BYTES + half * 8;
             uint32_t words[STEPS];
             if constexpr (STEPS == 4) {
                 const uint4 four = shared_load128(words_at);
@@ -64,7 +64,7 @@ template <class Codes> struct Consumer {
             } else {
                 for (int i = 0; i < STEPS; i++) words[i] = shared_load32(words_at + 4 * i);
             }
-            group[slice] = rows.group<Codes::ZERO>(params, slot, slice, line);
+            group[slice] = rows.group<Codes::ZERO>(params, stage, slice, line);
             own[slice] = codes;
             own[slice].set(group[slice]);
             own[slice].set_residual(group[slice]);
@@ -108,7 +108,7 @@ template <class Codes> struct Consumer {
         const int line = params.lines > 1 ? w4_sm80_group(params.divider, first + block * SPANS + half) -
                                                 w4_sm80_group(params.divider, first)
                                           : 0;
-        unit<STEPS>(Rows(params.gemm), block, half, line);
+        unit<STEPS>(Rows(params.gemm, shared), block, half, line);
     }
 
     /** Stage `at` of a tile, whose copies have arrived. */

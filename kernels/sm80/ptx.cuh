@@ -47,9 +47,9 @@ __device__ __forceinline__ void copy16_part(uint32_t target, const void *source,
 }
 
 /** copy16, but only where `wanted`, without a branch. */
-__device__ __forceinline__ void copy16_if(bool wanted, uint32_t target, const void *source) {
+__device__ __forceinline__ void copy16_if(uint32_t wanted, uint32_t target, const void *source) {
     asm volatile("{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t"
-                 "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16;\n\t}" ::"r"((int)wanted),
+                 "@wanted cp.async.cg.shared.global.L2::128B [%1], [%2], 16;\n\t}" ::"r"(wanted),
                  "r"(target), "l"(source)
                  : "memory");
 }

@@ -195,7 +195,7 @@ inline void copy16_part(uint32_t target, const void *source, uint32_t bytes) {
 inline void copy16(uint32_t target, const void *source) {
     copy16_part(target, source, 16);
 }
-inline void copy16_if(bool wanted, uint32_t target, const void *source) {
+inline void copy16_if(uint32_t wanted, uint32_t target, const void *source) {
     if (wanted) copy16(target, source);
 }
 inline void copy16_or_zeros(uint32_t target, const void *source, uint32_t exists) {
