@@ -14,13 +14,14 @@ stages   of the busiest worker; where `parts` take them in turns, whole turns. O
 pieces   a worker's tiles after its first one, each of which begins with empty sums and ends with a result; where tiles are
          shared out, the workers that share one. Of a decode config: the steps once more, each in full, for a step costs
          something besides its weights.
-fill     seconds: reading the weights with which the workers' rings are first filled, all at the same time.
+fill     seconds: reading the weights with which the workers' rings are first filled, all at the same time: each byte once from
+         memory; through the L2 cache once for each worker that asks for it; into the fullest SM. Whichever takes longest counts.
+         Rows of tiles ask for the same weights, but not at a lower price.
 rows     seconds: loading the rows of activations of all tiles. Those past the last token, which the copy engine fills with
          zeros, take longer than those that are there.
 mean     stages of all tiles over all places for workers; where places are left, those on the busiest SM if that is more. A
          short run waits for latencies, a full GPU, or SM, for whatever the kernel saturates.
-besides  seconds: where a kernel's tiles fill SMs that hold several blocks, the next kernel finds no room while it runs; of a
-         decode config each pass over k after the first one costs a round of barriers and sums.
+besides  seconds: of a decode config each pass over k after the first one costs a round of barriers and sums.
 """
 import re
 from collections import namedtuple
@@ -34,7 +35,8 @@ LEAST_RUN = 4  # as in src/backend/cuda/configs.c
 # values there, those with which the choices on the other shapes, each left out of the fit, are best (docs/choosing.md).
 ROW, EMPTY = 7e-12, 29e-12  # seconds for 128 bytes of a row of activations, and what more where there is no token
 RING, FILL_SHARE = 200e3, 0.85  # bytes of an SM that are filled at first; the share of the memory's rate that this reaches
-ALONE = 1e-6  # seconds: the next kernel finds no room
+# Rates of L2: chosen by these choices on left-out shapes, whose mean is 1.019 to 1.020 and worst 1.159 with 3.0 to 3.4e12, or 60 to 80e9.
+CACHE_RATE, SM_RATE = 3.2e12, 80e9  # bytes a second of weights through L2, and into one SM, when rings are first filled
 PASS, PASS_OF_TOKEN = 0.4e-6, 0.0375e-6  # seconds of a further pass of a decode config, and more for each token of its tile
 SOFT = 4
 
@@ -125,11 +127,14 @@ def busiest_of(kernel, tiles, stages):
     return busiest, ceil_divide(busiest, turn) * turn, workers / shared if shared else 0.0
 
 
-def fill_of(kernel, workers, n, k):
-    """Bytes: the weights' share of the rings, at most all weights."""
+def fill_of(kernel, workers, together, busiest, n, k, memory_rate):
+    """Seconds: the weights' share of the rings, or of the busiest worker's stages if they are fewer; from memory at most all
+    weights."""
     weights = kernel.own_n // 64 * (kernel.tile_k // 64 * 2048 + max(kernel.tile_k // 128, 1) * 128)
-    share = weights / (weights + 2 * kernel.tile_m * kernel.tile_k)
-    return min(weight_bytes(n, k), workers * kernel.cluster * RING / kernel.resident * share)
+    places = RING / kernel.resident / (weights + 2 * kernel.tile_m * kernel.tile_k)
+    blocks, asked = workers * kernel.cluster, weights * min(places, busiest)
+    cold = min(weight_bytes(n, k), blocks * weights * places) / (FILL_SHARE * memory_rate)
+    return max(cold, blocks * asked / CACHE_RATE, together * asked / SM_RATE)
 
 
 def rows_of(kernel, m, n, k):
@@ -149,9 +154,8 @@ def work_of(kernel, m, n, k, memory_rate):
     mean = tiles * stages / kernel.slots
     if workers < kernel.slots or kernel.kind == "split":
         mean = max(mean, together / kernel.resident * busiest)
-    full = kernel.kind != "streamk" and together == kernel.resident > 1
-    fill = fill_of(kernel, workers, n, k) / (FILL_SHARE * memory_rate)
-    return Work(float(turns), pieces, fill, rows_of(kernel, m, n, k), mean, ALONE if full else 0.0)
+    fill = fill_of(kernel, workers, together, busiest, n, k, memory_rate)
+    return Work(float(turns), pieces, fill, rows_of(kernel, m, n, k), mean, 0.0)
 
 
 def soft_maximum(a, b):

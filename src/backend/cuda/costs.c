@@ -127,15 +127,11 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
     return crowded > mean ? crowded : mean;
 }
 
-/** Seconds that are known besides what was fitted. Each further pass of a decode config costs a round of barriers and
- * sums. A GEMM whose blocks fill SMs that hold several leaves the next kernel no room while it runs; stream-K always
- * does, so that its fit knows. This and the constants below are tools/gpu_costs.py's, which says where they are from.
- */
-static double besides(const w4_device *device, const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
-    static const double PASS = 0.4e-6, PASS_OF_TOKEN = 0.0375e-6, ALONE = 1e-6;
-    if (config->decode) return (PASS + PASS_OF_TOKEN * config->public.tile_m) * (work.passes - 1);
-    bool full = shape->resident > 1 && workers_together(device, config, shape) == shape->resident;
-    return full && !config->stream_k ? ALONE : 0;
+/** Seconds that are known besides what was fitted: each further pass of a decode config costs a round of barriers and
+ * sums. This and the constants below are tools/gpu_costs.py's, which says where they are from. */
+static double besides(const w4_cuda_config *config, load work) {
+    static const double PASS = 0.4e-6, PASS_OF_TOKEN = 0.0375e-6;
+    return config->decode ? (PASS + PASS_OF_TOKEN * config->public.tile_m) * (work.passes - 1) : 0;
 }
 
 /** The fourth root of the sum of fourth powers: two limits near each other are slower together than either alone. */
@@ -158,14 +154,21 @@ static double pieces_of(const w4_cuda_config *config, load work) {
     return config->stream_k || config->split ? work.sharers : work.tiles - 1;
 }
 
-/** Bytes of weights that all workers ask for at first, to fill their rings, before anything can be multiplied. */
-static double first_bytes(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
-    static const double RING = 200e3; /* of an SM */
+/** Seconds until all workers have the weights that they ask for at first, to fill their rings, before anything can be
+ * multiplied: each byte comes once from memory, once for each worker through L2, and into the fullest SM. */
+static double fill_time(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
+                        const w4_cuda_shape *shape, load work, double rate) {
+    static const double RING = 200e3, FILL_SHARE = 0.85; /* of an SM, of the rate */
+    static const double CACHE_RATE = 3.2e12, SM_RATE = 80e9;
     const w4_config *tile = &config->public;
     double weights = (double)(tile->tile_n / config->cluster / W4_BLOCK_ROWS) * shape->slot_bytes;
-    double ring = RING / shape->resident * weights / (weights + 2.0 * tile->tile_m * tile->tile_k);
-    double all = (double)w4_cuda_layout(problem).bytes, first = shape->grid * ring;
-    return first < all ? first : all;
+    double places = RING / shape->resident / (weights + 2.0 * tile->tile_m * tile->tile_k);
+    double all = (double)w4_cuda_layout(problem).bytes, rings = shape->grid * weights * places;
+    double cold = (rings < all ? rings : all) / (FILL_SHARE * rate);
+    double asked = weights * (places < work.stages ? places : work.stages);
+    double cached = shape->grid * asked / CACHE_RATE;
+    double alone = (double)workers_together(device, config, shape) * asked / SM_RATE;
+    return fmax(cold, fmax(cached, alone));
 }
 
 /** Seconds that loading the activations of all tiles takes: rows past the last token, which the copy engine fills with
@@ -181,12 +184,11 @@ static double rows_time(const w4_cuda_config *config, const w4_problem *problem,
  * weights took no time; tools/gpu_costs.py says the same, and what the terms mean. */
 static double fitted_run(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
                          const w4_cuda_shape *shape, load work, const w4_cuda_cost *cost, double rate) {
-    static const double FILL_SHARE = 0.85; /* of the rate */
     double run = 1e-9 * turns_of(config, shape, work) * cost->stage;
     double more = 1e-9 * (cost->call + pieces_of(config, work) * cost->further);
     if (!config->decode) {
         run = soft_maximum(run, rows_time(config, problem, shape));
-        more += first_bytes(config, problem, shape) / (FILL_SHARE * rate);
+        more += fill_time(device, config, problem, shape, work, rate);
     }
     return soft_maximum(run + more, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
 }
@@ -205,13 +207,13 @@ double w4_cuda_config_cost(const w4_device *device, size_t index, const w4_probl
     if (!(rate > 0)) rate = read_rate_of(device);
     double reading = least_bytes(problem) / rate, seconds, memory;
     if (cost && device->runs.sm90) {
-        seconds = fitted_run(device, config, problem, &shape, work, cost, rate) + besides(device, config, &shape, work);
+        seconds = fitted_run(device, config, problem, &shape, work, cost, rate) + besides(config, work);
         memory = reading;
     } else if (cost && config->decode) {
         /* The same code takes about as many clocks as on an H200; what reading takes is this GPU's, and calls do not
          * overlap. Where memory is the limit, a pass costs half as much, for the next one's loads are on their way:
          * 0.28 and 0.62 us on an H200 (sm80_n64m8w12_decode, 152064 x 3584 and 57344 x 8192, M = 1). */
-        double clock = H200_CLOCK / clock_of(device), more = besides(device, config, &shape, work);
+        double clock = H200_CLOCK / clock_of(device), more = besides(config, work);
         seconds = clock * (fitted_run(device, config, problem, &shape, work, cost, rate) + more);
         memory = clock * (1e-9 * cost->call + more / 2) + reading;
     } else {
