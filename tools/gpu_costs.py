@@ -140,7 +140,10 @@ def fill_of(kernel, workers, together, busiest, n, k, memory_rate):
 def rows_of(kernel, m, n, k):
     rows = ceil_divide(m, kernel.tile_m) * kernel.tile_m
     lines = ceil_divide(n, kernel.tile_n) * kernel.cluster * ceil_divide(k, 64)
-    return lines * (rows * ROW + (rows - m) * EMPTY)
+    empty = rows - m
+    if kernel.base.startswith("sm90") and kernel.cluster == 1 and m <= kernel.tile_m // 4 * 3:  # W4_SM90_FEW_TOKENS
+        rows, empty = m, 0
+    return lines * (rows * ROW + empty * EMPTY)
 
 
 def work_of(kernel, m, n, k, memory_rate):

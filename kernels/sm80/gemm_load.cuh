@@ -181,7 +181,8 @@ struct Loader {
         }
     }
 
-    /** Start the copies of the next stage, one group of copies; if there is no more work, of zeros into a free one. */
+    /** Start the copies of the next stage, one group of copies; if there is no more work, of zeros, into places that
+     * nobody reads any more. */
     __device__ __forceinline__ void load() const {
         load_weights();
         load_activations();
@@ -191,8 +192,8 @@ struct Loader {
     /** Go on to the stage after it. */
     __device__ __forceinline__ void advance() {
         const w4_packed_layout &layout = params.gemm.layout;
-        if (left == 0) return;
         target = shared.next(target);
+        if (left == 0) return;
         if (--left == 0) {
             progress.next(params);
             begin();

@@ -123,7 +123,8 @@ __device__ __forceinline__ void load_weights(const w4_sm90_gemm_params &params, 
     __syncwarp(); /* all that follows comes after all loads */
 }
 
-/** Activations. What lies past the end of k, or of m, arrives as zeros. */
+/** Activations. What lies past the end of k arrives as zeros, what lies past that of m as zeros or not at all: then
+ * what stands there goes into sums that nobody stores. */
 __device__ __forceinline__ void load_activations(const CUtensorMap *a, const w4_sm90_gemm_params &params,
                                                  const Shared &shared, int worker, int rank) {
     constexpr bool SHARED_BLOCKS = COPY_TOKENS == TILE_M; /* else a cluster's CTAs share out a block's tokens */
@@ -149,7 +150,7 @@ __device__ __forceinline__ void load_activations(const CUtensorMap *a, const w4_
             const uint32_t full = shared.full(at.stage), target = shared.activations(at.stage) + own;
             const int first = stage * BLOCKS + first_block;
             barrier_wait(shared.empty(at.stage), at.phase ^ 1);
-            barrier_arrive_expect(full, A_BYTES);
+            barrier_arrive_expect(full, params.a_bytes);
             if (params.whole_blocks)
                 copy(target, 0, m, first, full);
             else

@@ -16,8 +16,9 @@ typedef struct w4_sm90_gemm_params {
     int32_t group_blocks; /* blocks of 64 columns in a group; INT32_MAX where the row is one group */
     int32_t group_stages; /* stages in a group, 1 if that is less than one */
     int32_t group_halves; /* columns in a group / 32; kernels for any group only */
-    int32_t whole_blocks; /* 1: k is a multiple of 64, and A's tensor map has 3 dimensions: columns of a block, tokens,
-                             blocks; else the third has but one, and the first all columns */
+    int32_t whole_blocks; /* 1: A's tensor map has 3 dimensions: columns of a block, tokens, blocks, of which a copy
+                             takes a stage's; else the third has but one, and the first all columns */
+    int32_t a_bytes;      /* of activations that arrive in a stage */
     int32_t store_whole;  /* 1: rows of C are 16-byte aligned, and n is a multiple of 8: results go by the copy engine,
                              or  8 in one store */
     /* Split tiles: [worker's CTA][strips][tile_m/8][128] float4 of partial sums, and for each CTA and consumer

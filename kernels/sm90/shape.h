@@ -19,6 +19,12 @@ enum {
 #define W4_SM90_COPY_TOKENS(tile_m, tile_k, cluster)                                                                   \
     ((tile_k) / W4_BLOCK_COLUMNS % (cluster) ? (tile_m) / (cluster) : (tile_m))
 
+/* Whether so many tokens leave a quarter of their only row of tiles empty, and are all that a copy takes: what lies
+ * past the end of A takes the copy engine longer than what is there. Then each block of 64 columns is copied by itself,
+ * as tokens that are left out leave gaps. On an H200 one token took 30 us where 32 took 16 (8192 x 8192, 64 x 32
+ * tiles). */
+#define W4_SM90_FEW_TOKENS(m, tile_m, cluster) ((cluster) == 1 && (m) <= (tile_m) / 4 * 3)
+
 /* What the kernels need at compile time, by tile_m. Whether results go to C by the copy engine: of tiles of 256 tokens
  * that would cost a stage, and gains nothing. How many tokens a warp stores at a time, 16 results each; through how
  * many bytes it turns them over, an area of its own; and how many areas it has, so that it need not wait until one has

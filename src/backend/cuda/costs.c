@@ -6,6 +6,7 @@
 
 #include "core/memory.h"
 #include "sm80/decode_params.h"
+#include "sm90/shape.h"
 
 #include <math.h>
 
@@ -171,13 +172,18 @@ static double fill_time(const w4_device *device, const w4_cuda_config *config, c
     return fmax(cold, fmax(cached, alone));
 }
 
-/** Seconds that loading the activations of all tiles takes: rows past the last token, which the copy engine fills with
- * zeros, longer than those that are there. */
+/** Seconds that loading the activations of all tiles takes: rows past the last token, where the copy engine fills them
+ * with zeros, longer than those that are there. */
 static double rows_time(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
     static const double ROW = 7e-12, EMPTY = 29e-12; /* of 64 columns */
     double rows = (double)shape->schedule.tiles_m * config->public.tile_m;
     double lines = (double)shape->schedule.tiles_n * config->cluster * (double)w4_ceil_divide(problem->k, 64);
-    return lines * (rows * ROW + (rows - (double)problem->m) * EMPTY);
+    double empty = rows - (double)problem->m;
+    if (!config->sm80 && W4_SM90_FEW_TOKENS(problem->m, config->public.tile_m, config->cluster)) {
+        rows -= empty;
+        empty = 0;
+    }
+    return lines * (rows * ROW + empty * EMPTY);
 }
 
 /** Seconds of a fitted config on a GPU with that cost and rate of reading, but for those besides, if reading all

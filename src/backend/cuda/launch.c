@@ -69,14 +69,16 @@ typedef struct matrix {
     w4a16_dtype dtype;
     int32_t box_rows, box_columns; /* what one copy takes */
     int32_t blocks;                /* 0: a map of 2 dimensions; else of 3, and a copy takes `blocks` of 64 columns */
+    bool few_rows;                 /* less than a tile has: each block of 64 columns by a copy of its own */
     CUtensorMapSwizzle swizzle;
     CUtensorMapL2promotion promotion;
 } matrix;
 
 /** Of the three dimensions of A's map, the columns of a block, the rows, and the blocks, the last would run into the
- * next row where its length is no multiple of 64: then all columns are of the first, and a copy takes one block. */
+ * next row where its length is no multiple of 64, and a copy of several blocks leaves no room for rows between them:
+ * then all columns are of the first, and a copy takes one block. */
 static bool whole_blocks(const matrix *from) {
-    return from->columns % W4_BLOCK_COLUMNS == 0;
+    return from->columns % W4_BLOCK_COLUMNS == 0 && !from->few_rows;
 }
 
 static w4a16_status make_map(const matrix *from, CUtensorMap *map) {
@@ -194,14 +196,17 @@ static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, cons
     bool one_group = group_size >= run->problem.k;
     /* A box is what a CTA copies at a time; of C, what a warp stores at a time. */
     int32_t tile_m = config->public.tile_m, tile_k = config->public.tile_k;
+    const bool few_rows = W4_SM90_FEW_TOKENS(run->m, tile_m, config->cluster);
     const matrix matrix_a = {.data = a,
                              .rows = run->m,
                              .columns = run->problem.k,
                              .stride = stride,
                              .dtype = run->problem.a_dtype,
-                             .box_rows = W4_SM90_COPY_TOKENS(tile_m, tile_k, config->cluster),
+                             .box_rows =
+                                 few_rows ? (int32_t)run->m : W4_SM90_COPY_TOKENS(tile_m, tile_k, config->cluster),
                              .box_columns = W4_BLOCK_COLUMNS,
                              .blocks = W4_SM90_COPY_BLOCKS(tile_k, config->cluster),
+                             .few_rows = few_rows,
                              .swizzle = CU_TENSOR_MAP_SWIZZLE_128B,
                              .promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B};
     w4_sm90_gemm_params params = {
@@ -218,6 +223,7 @@ static w4a16_status launch_sm90(const w4_device *device, const w4_run *run, cons
                                           : (int32_t)w4_maximum(group_size / tile_k, 1),
         .group_halves = one_group ? INT32_MAX : (int32_t)(group_size / 32),
         .whole_blocks = whole_blocks(&matrix_a),
+        .a_bytes = (few_rows ? (int32_t)run->m : tile_m) * tile_k * 2,
         /* The copy engine leaves out what lies beyond n only by 16 bytes: it wrote past C where n was 1. */
         .store_whole = stores_whole(run) && run->problem.n % 8 == 0,
         .partials = split.partials,
