@@ -34,6 +34,9 @@ LEAST_RUN = 4  # as in src/backend/cuda/configs.c
 # What all configs have in common: near where the errors of the predictions are least on the README's seven shapes, and, of the
 # values there, those with which the choices on the other shapes, each left out of the fit, are best (docs/choosing.md).
 ROW, EMPTY = 7e-12, 29e-12  # seconds for 128 bytes of a row of activations, and what more where there is no token
+# Tokens up to which decode kernels are the best, within 1 % at every measured point. Few tokens are copied without the rows past
+# their end, but up to so many these are counted all the same, so that no other kernel is taken for better by a guess.
+DECODED = 8
 RING, FILL_SHARE = 200e3, 0.85  # bytes of an SM that are filled at first; the share of the memory's rate that this reaches
 # Rates of L2: chosen by these choices on left-out shapes, whose mean is 1.019 to 1.020 and worst 1.159 with 3.0 to 3.4e12, or 60 to 80e9.
 CACHE_RATE, SM_RATE = 3.2e12, 80e9  # bytes a second of weights through L2, and into one SM, when rings are first filled
@@ -141,7 +144,7 @@ def rows_of(kernel, m, n, k):
     rows = ceil_divide(m, kernel.tile_m) * kernel.tile_m
     lines = ceil_divide(n, kernel.tile_n) * kernel.cluster * ceil_divide(k, 64)
     empty = rows - m
-    if kernel.base.startswith("sm90") and kernel.cluster == 1 and m <= kernel.tile_m // 4 * 3:  # W4_SM90_FEW_TOKENS
+    if kernel.base.startswith("sm90") and kernel.cluster == 1 and DECODED < m <= kernel.tile_m // 4 * 3:  # W4_SM90_FEW_TOKENS
         rows, empty = m, 0
     return lines * (rows * ROW + empty * EMPTY)
 

@@ -176,10 +176,11 @@ static double fill_time(const w4_device *device, const w4_cuda_config *config, c
  * with zeros, longer than those that are there. */
 static double rows_time(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
     static const double ROW = 7e-12, EMPTY = 29e-12; /* of 64 columns */
+    enum { DECODED = 8 };
     double rows = (double)shape->schedule.tiles_m * config->public.tile_m;
     double lines = (double)shape->schedule.tiles_n * config->cluster * (double)w4_ceil_divide(problem->k, 64);
     double empty = rows - (double)problem->m;
-    if (!config->sm80 && W4_SM90_FEW_TOKENS(problem->m, config->public.tile_m, config->cluster)) {
+    if (problem->m > DECODED && W4_SM90_FEW_TOKENS(problem->m, config->public.tile_m, config->cluster)) {
         rows -= empty;
         empty = 0;
     }
