@@ -337,7 +337,8 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
     (void)promotion;
     /* Of three dimensions: the columns of a block, rows, blocks side by side. */
     cuuint64_t blocks = rank == 3 ? sizes[2] : 1;
-    fake_map fields = {address, sizes[0] * blocks, sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16};
+    fake_map fields = {address, sizes[0] * blocks,     sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                       box[1],  rank == 3 ? box[2] : 1};
     if (rank == 3 && (!blocks || blocks >> 32 || !box[2] || box[2] > 256 || steps[2] != 1 || strides[1] % 16 ||
                       (blocks > 1 && (sizes[0] != 64 || strides[1] != 128 || strides[0] < blocks * 128))))
         return CUDA_ERROR_INVALID_VALUE;
@@ -360,6 +361,15 @@ static int is_decode(const char *name) {
 }
 static int is_sm80(const char *name) {
     return strncmp(name, "w4_sm80_", 8) == 0 && !is_decode(name);
+}
+
+/** The activations of a kernel that takes them without a tensor map. */
+static fake_map rows_of(const void *a, int64_t lda, const w4_gemm_params *gemm, const char *name) {
+    return (fake_map){.address = a,
+                      .columns = (uint64_t)gemm->k,
+                      .rows = (uint64_t)gemm->m,
+                      .stride = (uint64_t)lda * 2,
+                      .is_bf16 = strstr(name, "_bf16") != NULL};
 }
 
 static void execute(const record *launch) {
@@ -413,21 +423,19 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
         if (!fake_sm80_is_sound(&launch.sm80, any_group, grid_x, block_x, shared_bytes))
             return CUDA_ERROR_INVALID_VALUE;
         launch.gemm = launch.sm80.gemm;
-        launch.map = (fake_map){launch.sm80.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
-                                (uint64_t)launch.sm80.lda * 2, strstr(function->name, "_bf16") != NULL};
+        launch.map = rows_of(launch.sm80.a, launch.sm80.lda, &launch.gemm, function->name);
     } else if (is_gemm(function->name) && is_decode(function->name)) {
         memcpy(&launch.decode, arguments[0], sizeof launch.decode);
         if (!fake_decode_is_sound(&launch.decode, grid_x, block_x, shared_bytes)) return CUDA_ERROR_INVALID_VALUE;
         launch.gemm = launch.decode.gemm;
-        launch.map = (fake_map){launch.decode.a, (uint64_t)launch.gemm.k, (uint64_t)launch.gemm.m,
-                                (uint64_t)launch.decode.lda * 2, strstr(function->name, "_bf16") != NULL};
+        launch.map = rows_of(launch.decode.a, launch.decode.lda, &launch.gemm, function->name);
     } else if (is_gemm(function->name)) {
         w4_sm90_gemm_params params;
         fake_map results;
         memcpy(&launch.map, arguments[0], sizeof launch.map);
         memcpy(&results, arguments[1], sizeof results);
         memcpy(&params, arguments[2], sizeof params);
-        if (!fake_sm90_is_sound(&params, &results)) return CUDA_ERROR_INVALID_VALUE;
+        if (!fake_sm90_is_sound(&params, &launch.map, &results)) return CUDA_ERROR_INVALID_VALUE;
         launch.gemm = params.gemm;
     } else if (strcmp(function->name, "w4_gather") == 0) {
         memcpy(&launch.gather, arguments[0], sizeof launch.gather);

@@ -16,6 +16,7 @@ typedef struct fake_map {
     const void *address;
     uint64_t columns, rows, stride;
     int is_bf16;
+    uint32_t box_rows, box_blocks; /* what a copy takes */
 } fake_map;
 
 /** Launches of GEMM kernels so far, and of those the ones that may start while the kernel before them runs; and images
@@ -28,7 +29,7 @@ fake_launches fake_count_launches(void);
 /** Whether a launch of a GEMM kernel keeps to what the kernel expects of its parameters. */
 int fake_sm80_is_sound(const w4_sm80_gemm_params *params, int any_group, unsigned grid, unsigned threads,
                        unsigned shared_bytes);
-int fake_sm90_is_sound(const w4_sm90_gemm_params *params, const fake_map *results);
+int fake_sm90_is_sound(const w4_sm90_gemm_params *params, const fake_map *activations, const fake_map *results);
 int fake_decode_is_sound(const w4_decode_params *params, unsigned grid, unsigned threads, unsigned shared_bytes);
 /** In the library with the emulated kernels: run the source of the sm80 kernel with this entry point. */
 void fake_emulate(const char *entry, unsigned grid, unsigned threads, const void *params);

@@ -45,8 +45,15 @@ static int groups_are_found(const w4_sm80_gemm_params *params) {
     return params->lines >= (tile_k / 64 + (1 << params->line_shift) - 1) >> params->line_shift;
 }
 
-int fake_sm90_is_sound(const w4_sm90_gemm_params *params, const fake_map *results) {
+int fake_sm90_is_sound(const w4_sm90_gemm_params *params, const fake_map *activations, const fake_map *results) {
     const w4_gemm_params *gemm = &params->gemm;
+    /* What arrives in a stage: 1, 2 or 4 blocks of 64 columns, or one whose tokens two CTAs share out. */
+    int64_t copied = (int64_t)activations->box_rows * 128, copies = copied ? params->a_bytes / copied : 0;
+    if (copies * copied != params->a_bytes || (copies != 1 && copies != 2 && copies != 4)) return 0;
+    /* A copy of several blocks leaves no gaps between them: it must have all tokens of a tile, whose number is a
+     * multiple of 16. Another has but one block. */
+    if (params->whole_blocks ? activations->box_rows % 16 != 0 : activations->box_blocks != 1) return 0;
+    if (params->whole_blocks && copies % activations->box_blocks) return 0;
     if (!params->store_whole) return 1;
     if (gemm->n % 8) return 0; /* the copy engine would write past n */
     return results->address == gemm->c && results->columns == (uint64_t)gemm->n && results->rows == (uint64_t)gemm->m &&
