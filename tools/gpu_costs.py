@@ -17,7 +17,7 @@ pieces   a worker's tiles after its first one, each of which begins with empty s
 fill     seconds: reading the weights with which the workers' rings are first filled, all at the same time: each byte once from
          memory; through the L2 cache once for each worker that asks for it; into the fullest SM. Whichever takes longest counts.
          Rows of tiles ask for the same weights, but not at a lower price.
-rows     seconds: loading the rows of activations of all tiles. Those past the last token, which the copy engine fills with
+rows     seconds: loading the rows of activations of all tiles. Those past the last token, where the copy engine fills them with
          zeros, take longer than those that are there.
 mean     stages of all tiles over all places for workers; where places are left, those on the busiest SM if that is more. A
          short run waits for latencies, a full GPU, or SM, for whatever the kernel saturates.
@@ -38,7 +38,8 @@ ROW, EMPTY = 7e-12, 29e-12  # seconds for 128 bytes of a row of activations, and
 # their end, but up to so many these are counted all the same, so that no other kernel is taken for better by a guess.
 DECODED = 8
 RING, FILL_SHARE = 200e3, 0.85  # bytes of an SM that are filled at first; the share of the memory's rate that this reaches
-# Rates of L2: chosen by these choices on left-out shapes, whose mean is 1.019 to 1.020 and worst 1.159 with 3.0 to 3.4e12, or 60 to 80e9.
+# Rates of L2: chosen by the choices on left-out shapes, 1.018 times as slow as the best config in the mean and 1.115 at worst with 3.2 or
+# 3.4e12, and with 70 to 90e9; with 3.0e12 1.026 and 1.40, with 3.6e12 1.022 and 1.34.
 CACHE_RATE, SM_RATE = 3.2e12, 80e9  # bytes a second of weights through L2, and into one SM, when rings are first filled
 PASS, PASS_OF_TOKEN = 0.4e-6, 0.0375e-6  # seconds of a further pass of a decode config, and more for each token of its tile
 SOFT = 4

@@ -337,8 +337,13 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType typ
     (void)promotion;
     /* Of three dimensions: the columns of a block, rows, blocks side by side. */
     cuuint64_t blocks = rank == 3 ? sizes[2] : 1;
-    fake_map fields = {address, sizes[0] * blocks,     sizes[1], strides[0], type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                       box[1],  rank == 3 ? box[2] : 1};
+    fake_map fields = {.address = address,
+                       .columns = sizes[0] * blocks,
+                       .rows = sizes[1],
+                       .stride = strides[0],
+                       .is_bf16 = type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                       .box_rows = box[1],
+                       .box_blocks = rank == 3 ? box[2] : 1};
     if (rank == 3 && (!blocks || blocks >> 32 || !box[2] || box[2] > 256 || steps[2] != 1 || strides[1] % 16 ||
                       (blocks > 1 && (sizes[0] != 64 || strides[1] != 128 || strides[0] < blocks * 128))))
         return CUDA_ERROR_INVALID_VALUE;
