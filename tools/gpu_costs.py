@@ -4,19 +4,20 @@ fp16; a test holds the two together.
 
 Each config has four constants, in seconds: call, stage, further, saturated. A call takes
 
-    max(call + fill + pieces * further + max(stages * stage, rows), mean * saturated) + besides
+    call + pieces * further + max(fill + max(stages * stage, rows), mean * saturated) + besides
 
 and never less than reading cold memory. The maxima are soft ones: two limits that are near each other are slower together
 than either alone.
 
-stages   of the busiest worker; where `parts` take them in turns, whole turns. Of a decode config: steps of 128 columns of the
-         busiest warp, counted by how many of its slices are there.
-pieces   a worker's tiles after its first one, each of which begins with empty sums and ends with a result; where tiles are
-         shared out, the workers that share one. Of a decode config: the steps once more, each in full, for a step costs
-         something besides its weights.
+stages   of the busiest worker; where `parts` take them in turns, whole turns of each tile. Of a decode config: steps of 128
+         columns of the busiest warp, counted by how many of its slices are there.
+pieces   a worker's tiles, and parts of tiles, after its first one, each of which begins with empty sums and ends with a result or
+         with sums for another worker; and the further workers of a tile, whose sums its first one adds up. Where a kernel splits
+         all tiles, the workers of one. Of a decode config: the steps once more, each in full, for a step costs something
+         besides its weights.
 fill     seconds: reading the weights with which the workers' rings are first filled, all at the same time: each byte once from
-         memory; through the L2 cache once for each worker that asks for it; into the fullest SM. Whichever takes longest counts.
-         Rows of tiles ask for the same weights, but not at a lower price.
+         memory, and through the L2 cache once for each worker that asks for it. Whichever takes longer counts. Rows of tiles
+         ask for the same weights, but not at a lower price.
 rows     seconds: loading the rows of activations of all tiles. Those past the last token, where the copy engine fills them with
          zeros, take longer than those that are there.
 mean     stages of all tiles over all places for workers; where places are left, those on the busiest SM if that is more. A
@@ -31,16 +32,11 @@ from profile_table import ROOT
 PROCESSORS = 132
 LEAST_RUN = 4  # as in src/backend/cuda/configs.c
 
-# What all configs have in common: near where the errors of the predictions are least on the README's seven shapes, and, of the
-# values there, those with which the choices on the other shapes, each left out of the fit, are best (docs/choosing.md).
+# What all configs have in common: near where the errors of the predictions are least on the README's seven shapes, and where the
+# choices on other shapes, each left out of the fit, stay as good with each of these 10 % more or less (docs/choosing.md).
 ROW, EMPTY = 7e-12, 29e-12  # seconds for 128 bytes of a row of activations, and what more where there is no token
-# Tokens up to which decode kernels are the best, within 1 % at every measured point. Few tokens are copied without the rows past
-# their end, but up to so many these are counted all the same, so that no other kernel is taken for better by a guess.
-DECODED = 8
 RING, FILL_SHARE = 200e3, 0.85  # bytes of an SM that are filled at first; the share of the memory's rate that this reaches
-# Rates of L2: chosen by the choices on left-out shapes, 1.018 times as slow as the best config in the mean and 1.115 at worst with 3.2 or
-# 3.4e12, and with 70 to 90e9; with 3.0e12 1.026 and 1.40, with 3.6e12 1.022 and 1.34.
-CACHE_RATE, SM_RATE = 3.2e12, 80e9  # bytes a second of weights through L2, and into one SM, when rings are first filled
+CACHE_RATE = 3.4e12  # bytes a second of weights through L2, when rings are first filled; from 3.2 to 4.0 the choices are as good
 PASS, PASS_OF_TOKEN = 0.4e-6, 0.0375e-6  # seconds of a further pass of a decode config, and more for each token of its tile
 SOFT = 4
 
@@ -117,35 +113,52 @@ def schedule_of(kernel, tiles, stages):
     return shared, even if even * 8 > runs * 7 else runs
 
 
+def can_run(kernel, m, n, k):
+    """As w4_cuda_config_check in configs.c, of usual sizes."""
+    if kernel.kind == "decode":
+        return m <= kernel.tile_m
+    tiles, stages = ceil_divide(m, kernel.tile_m) * ceil_divide(n, kernel.tile_n), ceil_divide(k, kernel.tile_k)
+    if kernel.kind == "split":
+        return tiles * kernel.number <= kernel.slots and stages >= kernel.number * 2 * kernel.parts
+    return kernel.kind == "whole" or schedule_of(kernel, tiles, stages)[0] > 0
+
+
 def busiest_of(kernel, tiles, stages):
     """Stages of the busiest worker, in whole turns too, and pieces."""
     shared, workers = schedule_of(kernel, tiles, stages)
-    turn = kernel.parts
+
+    def turns(count):
+        return ceil_divide(count, kernel.parts) * kernel.parts
+
     if kernel.kind == "split":
         busiest = ceil_divide(stages, kernel.number)
-        return busiest, ceil_divide(busiest, turn) * turn, float(kernel.number)
-    whole = ceil_divide(tiles - shared, workers)
-    busiest = whole * stages + ceil_divide(shared * stages, workers)
-    if kernel.kind == "whole":
-        return busiest, whole * ceil_divide(stages, turn) * turn, whole - 1.0
-    return busiest, ceil_divide(busiest, turn) * turn, workers / shared if shared else 0.0
+        return busiest, turns(busiest), float(kernel.number)
+    whole, run = ceil_divide(tiles - shared, workers), ceil_divide(shared * stages, workers)
+    busiest, in_turns = whole * stages + run, whole * turns(stages)
+    if not shared:
+        return busiest, in_turns, whole - 1.0
+    if workers % shared == 0:  # a run is a part of one tile
+        return busiest, in_turns + turns(run), whole + workers / shared - 1
+    begun = ceil_divide(run - 1, stages) + 1  # tiles of a run, at most; of each half a turn is lost, in the mean
+    helpers = ceil_divide(stages - 1, run)  # of a tile's first worker, at most
+    return busiest, in_turns + run + begun * (kernel.parts - 1) / 2, float(whole + begun - 1 + helpers)
 
 
-def fill_of(kernel, workers, together, busiest, n, k, memory_rate):
+def fill_of(kernel, workers, busiest, n, k, memory_rate):
     """Seconds: the weights' share of the rings, or of the busiest worker's stages if they are fewer; from memory at most all
     weights."""
     weights = kernel.own_n // 64 * (kernel.tile_k // 64 * 2048 + max(kernel.tile_k // 128, 1) * 128)
     places = RING / kernel.resident / (weights + 2 * kernel.tile_m * kernel.tile_k)
     blocks, asked = workers * kernel.cluster, weights * min(places, busiest)
     cold = min(weight_bytes(n, k), blocks * weights * places) / (FILL_SHARE * memory_rate)
-    return max(cold, blocks * asked / CACHE_RATE, together * asked / SM_RATE)
+    return max(cold, blocks * asked / CACHE_RATE)
 
 
 def rows_of(kernel, m, n, k):
     rows = ceil_divide(m, kernel.tile_m) * kernel.tile_m
     lines = ceil_divide(n, kernel.tile_n) * kernel.cluster * ceil_divide(k, 64)
     empty = rows - m
-    if kernel.base.startswith("sm90") and kernel.cluster == 1 and DECODED < m <= kernel.tile_m // 4 * 3:  # W4_SM90_FEW_TOKENS
+    if kernel.base.startswith("sm90") and kernel.cluster == 1 and m <= kernel.tile_m // 4 * 3:  # W4_SM90_FEW_TOKENS
         rows, empty = m, 0
     return lines * (rows * ROW + empty * EMPTY)
 
@@ -161,7 +174,7 @@ def work_of(kernel, m, n, k, memory_rate):
     mean = tiles * stages / kernel.slots
     if workers < kernel.slots or kernel.kind == "split":
         mean = max(mean, together / kernel.resident * busiest)
-    fill = fill_of(kernel, workers, together, busiest, n, k, memory_rate)
+    fill = fill_of(kernel, workers, busiest, n, k, memory_rate)
     return Work(float(turns), pieces, fill, rows_of(kernel, m, n, k), mean, 0.0)
 
 
@@ -171,6 +184,6 @@ def soft_maximum(a, b):
 
 def predict(constants, work):
     """Seconds, but for the memory's floor; of numbers, or of arrays of them."""
-    run = soft_maximum(work.stages * constants.stage, work.rows)
-    run += constants.call + work.fill + work.pieces * constants.further
-    return soft_maximum(run, work.mean * constants.saturated) + work.besides
+    run = work.fill + soft_maximum(work.stages * constants.stage, work.rows)
+    around = constants.call + work.pieces * constants.further + work.besides
+    return around + soft_maximum(run, work.mean * constants.saturated)

@@ -14,7 +14,7 @@ SOURCE = pathlib.Path(os.environ["W4A16_SOURCE"])
 sys.path.insert(0, str(SOURCE / "tools"))
 sys.dont_write_bytecode = True
 
-from gpu_costs import memory_floor, predict, read_constants, read_kernels, work_of
+from gpu_costs import can_run, memory_floor, predict, read_constants, read_kernels, work_of
 
 CONSTANTS = {gpu: SOURCE / f"src/backend/cuda/costs_{gpu}.def" for gpu in ("h200", "h100")}
 
@@ -46,7 +46,10 @@ class SameModel(unittest.TestCase):
         for n, k in self.SHAPES:
             for m in self.TOKENS:
                 floor = memory_floor(m, n, k, self.rate)
-                for name, seconds in self.predictions(m, n, k).items():
+                predictions = self.predictions(m, n, k)
+                runnable = {name for name in self.constants if can_run(self.kernels[name], m, n, k)}
+                self.assertEqual(set(predictions), runnable, f"{m} x {n} x {k}")
+                for name, seconds in predictions.items():
                     compared.add(name)
                     work = work_of(self.kernels[name], m, n, k, self.rate)
                     expected = max(predict(self.constants[name], work), floor)

@@ -16,10 +16,10 @@ static double least_bytes(const w4_problem *problem) {
     return (double)layout.bytes + 2 * (double)problem->m * (double)(problem->k + problem->n);
 }
 
-/** What the busiest worker has to do: stages, in how many tiles that are its own, and how many workers share each of
- * the others; in how many passes a decode config's stages are, and how full. */
+/** What the busiest worker has to do: stages, in how many tiles that are its own, and of tiles that are shared out, and
+ * how many workers share each of these; in how many passes a decode config's stages are, and how full. */
 typedef struct load {
-    double stages, tiles, sharers, passes, fullness;
+    double stages, tiles, shared, sharers, passes, fullness;
 } load;
 
 static load busiest(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
@@ -41,6 +41,7 @@ static load busiest(const w4_cuda_config *config, const w4_problem *problem, con
     return (load){
         .stages = (double)(own * schedule->stages + shared),
         .tiles = (double)own,
+        .shared = (double)shared,
         .sharers = schedule->split_tiles ? (double)schedule->workers / schedule->split_tiles : 0,
     };
 }
@@ -140,47 +141,64 @@ static double soft_maximum(double a, double b) {
     return sqrt(sqrt(a * a * a * a + b * b * b * b));
 }
 
-/** Stages in whole turns of the parts of a kernel that take them in turns; of a decode config by how full they are. */
-static double turns_of(const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
-    if (config->decode) return work.stages * work.fullness;
-    bool whole = !config->stream_k && !config->split;
-    double stages = whole ? shape->schedule.stages : work.stages, tiles = whole ? work.tiles : 1;
-    return tiles * ceil(stages / config->parts) * config->parts;
+/** Whether a worker's share of the tiles that are shared out is a part of one tile. */
+static bool run_in_tile(const w4_schedule *schedule) {
+    return schedule->workers % schedule->split_tiles == 0;
 }
 
-/** What comes once more for the busiest worker: tiles after its first, or workers that share one. Of a decode config
- * stages in full: a step costs something besides its weights. */
-static double pieces_of(const w4_cuda_config *config, load work) {
+/** Tiles that a run through those that are shared out is in, at most. */
+static double tiles_of_run(const w4_schedule *schedule, load work) {
+    return ceil((work.shared - 1) / schedule->stages) + 1;
+}
+
+/** Stages in whole turns of the parts of a kernel that take them in turns, half a turn being lost in the mean where a
+ * run goes from tile to tile; of a decode config by how full they are. */
+static double turns_of(const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
+    if (config->decode) return work.stages * work.fullness;
+    const w4_schedule *schedule = &shape->schedule;
+    double parts = config->parts;
+    if (schedule->split) return ceil(work.stages / parts) * parts;
+    double stages = work.tiles * ceil(schedule->stages / parts) * parts;
+    if (!schedule->split_tiles) return stages;
+    if (run_in_tile(schedule)) return stages + ceil(work.shared / parts) * parts;
+    return stages + work.shared + tiles_of_run(schedule, work) * (parts - 1) / 2;
+}
+
+/** What comes once more for the busiest worker: tiles, and parts of tiles, after its first, and further workers of a
+ * tile, whose sums its first one adds up. Of a decode config stages in full: a step costs something besides its
+ * weights. */
+static double pieces_of(const w4_cuda_config *config, const w4_cuda_shape *shape, load work) {
     if (config->decode) return work.stages;
-    return config->stream_k || config->split ? work.sharers : work.tiles - 1;
+    const w4_schedule *schedule = &shape->schedule;
+    if (schedule->split) return work.sharers;
+    if (!schedule->split_tiles) return work.tiles - 1;
+    if (run_in_tile(schedule)) return work.tiles + work.sharers - 1;
+    return work.tiles + tiles_of_run(schedule, work) - 1 + ceil((schedule->stages - 1) / work.shared);
 }
 
 /** Seconds until all workers have the weights that they ask for at first, to fill their rings, before anything can be
- * multiplied: each byte comes once from memory, once for each worker through L2, and into the fullest SM. */
-static double fill_time(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
-                        const w4_cuda_shape *shape, load work, double rate) {
+ * multiplied: each byte comes once from memory, and once for each worker through L2. */
+static double fill_time(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape, load work,
+                        double rate) {
     static const double RING = 200e3, FILL_SHARE = 0.85; /* of an SM, of the rate */
-    static const double CACHE_RATE = 3.2e12, SM_RATE = 80e9;
+    static const double CACHE_RATE = 3.4e12;
     const w4_config *tile = &config->public;
     double weights = (double)(tile->tile_n / config->cluster / W4_BLOCK_ROWS) * shape->slot_bytes;
     double places = RING / shape->resident / (weights + 2.0 * tile->tile_m * tile->tile_k);
     double all = (double)w4_cuda_layout(problem).bytes, rings = shape->grid * weights * places;
     double cold = (rings < all ? rings : all) / (FILL_SHARE * rate);
     double asked = weights * (places < work.stages ? places : work.stages);
-    double cached = shape->grid * asked / CACHE_RATE;
-    double alone = (double)workers_together(device, config, shape) * asked / SM_RATE;
-    return fmax(cold, fmax(cached, alone));
+    return fmax(cold, shape->grid * asked / CACHE_RATE);
 }
 
 /** Seconds that loading the activations of all tiles takes: rows past the last token, where the copy engine fills them
  * with zeros, longer than those that are there. */
 static double rows_time(const w4_cuda_config *config, const w4_problem *problem, const w4_cuda_shape *shape) {
     static const double ROW = 7e-12, EMPTY = 29e-12; /* of 64 columns */
-    enum { DECODED = 8 };
     double rows = (double)shape->schedule.tiles_m * config->public.tile_m;
     double lines = (double)shape->schedule.tiles_n * config->cluster * (double)w4_ceil_divide(problem->k, 64);
     double empty = rows - (double)problem->m;
-    if (problem->m > DECODED && W4_SM90_FEW_TOKENS(problem->m, config->public.tile_m, config->cluster)) {
+    if (W4_SM90_FEW_TOKENS(problem->m, config->public.tile_m, config->cluster)) {
         rows -= empty;
         empty = 0;
     }
@@ -192,12 +210,12 @@ static double rows_time(const w4_cuda_config *config, const w4_problem *problem,
 static double fitted_run(const w4_device *device, const w4_cuda_config *config, const w4_problem *problem,
                          const w4_cuda_shape *shape, load work, const w4_cuda_cost *cost, double rate) {
     double run = 1e-9 * turns_of(config, shape, work) * cost->stage;
-    double more = 1e-9 * (cost->call + pieces_of(config, work) * cost->further);
     if (!config->decode) {
         run = soft_maximum(run, rows_time(config, problem, shape));
-        more += fill_time(device, config, problem, shape, work, rate);
+        run += fill_time(config, problem, shape, work, rate);
     }
-    return soft_maximum(run + more, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
+    double around = 1e-9 * (cost->call + pieces_of(config, shape, work) * cost->further);
+    return around + soft_maximum(run, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
 }
 
 bool w4_cuda_config_rough(const w4_device *device, size_t index) {
