@@ -75,6 +75,8 @@ template <class Codes> struct Decoder {
     static constexpr bool EARLY = ROOMY || (SLICES < 3 && TOKENS == 8 && Codes::ZERO == W4_PARAM_SYMMETRIC);
     /* Else activations may be loaded again before the products, if registers suffice for that. */
     static constexpr bool ACTIVATIONS_FIRST = !EARLY && TOKENS == 8;
+    /* Steps of 16 columns taken at a time where groups have 32 or 64: a block's, if registers suffice for them. */
+    static constexpr int SHORT = ROOMY || SLICES * TOKENS < 32 ? 4 : 2;
     static constexpr uint32_t FP16_SCALES = 0x80000000; /* a bit of the selector that __byte_perm passes over */
     static constexpr int LINE_STRIDE = W4_DECODE_LINE_BYTES(Codes::ZERO);
     const w4_decode_params &params;
@@ -125,28 +127,26 @@ template <class Codes> struct Decoder {
         }
     }
 
-    /** Take codes of a step's slices from `first` on into registers. */
-    __device__ __forceinline__ void read_codes(uint32_t slot, int first) {
+    /** Take codes of a block's slices from `first` on into registers of step `to` and the next three. */
+    __device__ __forceinline__ void read_codes(uint32_t slot, int block, int first, int to) {
 #pragma unroll
-        for (int block = 0; block < W4_STEP_BLOCKS; block++)
-#pragma unroll
-            for (int i = 0; i < PART && first + i < SLICES; i++) {
-                const uint4 four = shared_load128(slot + (block * SLICES + first + i) * W4_SLICE_BYTES + lane * 16);
-                words[block * 4][i] = four.x;
-                words[block * 4 + 1][i] = four.y;
-                words[block * 4 + 2][i] = four.z;
-                words[block * 4 + 3][i] = four.w;
-            }
+        for (int i = 0; i < PART && first + i < SLICES; i++) {
+            const uint4 four = shared_load128(slot + (block * SLICES + first + i) * W4_SLICE_BYTES + lane * 16);
+            words[to][i] = four.x;
+            words[to + 1][i] = four.y;
+            words[to + 2][i] = four.z;
+            words[to + 3][i] = four.w;
+        }
     }
 
-    /** The same of a quarter, 32 columns, into those of the first two steps of 16. */
-    __device__ __forceinline__ void read_quarter(uint32_t slot, int quarter, int first) {
+    /** The same of half a block into those of the first two. */
+    __device__ __forceinline__ void read_half(uint32_t slot, int half, int first) {
 #pragma unroll
         for (int i = 0; i < PART && first + i < SLICES; i++)
 #pragma unroll
             for (int step = 0; step < 2; step++)
-                words[step][i] = shared_load32(slot + (quarter / 2 * SLICES + first + i) * W4_SLICE_BYTES + lane * 16 +
-                                               quarter % 2 * 8 + step * 4);
+                words[step][i] = shared_load32(slot + (half / 2 * SLICES + first + i) * W4_SLICE_BYTES + lane * 16 +
+                                               half % 2 * 8 + step * 4);
     }
 
     /** The same with the scales and zero points of group `group` of the step. */
@@ -160,15 +160,15 @@ template <class Codes> struct Decoder {
             }
     }
 
-    /** Multiply what was read last: COUNT steps of 16 columns, of one group; slices from `first` on, 0 at first.
-     * `meanwhile` is called when some products are under way. */
-    template <int COUNT, class Meanwhile>
-    __device__ __forceinline__ void multiply(int first, const Meanwhile &meanwhile) {
-        float all[4]; /* of a group: sums of activations */
+    /** Multiply what was read last, steps [FROM, TO) of 16 columns, of one group, whose sums begin at step 0; slices
+     * from `first` on. `all`: sums of activations, made, too, if `add_up`. `meanwhile` is called when some products are
+     * under way. */
+    template <int FROM, int TO, class Meanwhile>
+    __device__ __forceinline__ void multiply(int first, bool add_up, float (&all)[4], const Meanwhile &meanwhile) {
 #pragma unroll
-        for (int step = 0; step < COUNT; step++) {
+        for (int step = FROM; step < TO; step++) {
             if (step == COPY_STEP) meanwhile();
-            if (first == 0) sum_activations(step, all);
+            if (add_up) sum_activations(step, all);
                 /* Slice by slice within a step: so many products do not wait for one another. */
 #pragma unroll
             for (int i = 0; i < PART && first + i < SLICES; i++) {
@@ -182,7 +182,18 @@ template <class Codes> struct Decoder {
                         mma<Codes::IS_BF16, true>(part[i][tile], a, b[tile][step]);
             }
         }
-        if (first > 0) return;
+    }
+
+    /** Sums of another group, where step 0 is not its first. */
+    __device__ __forceinline__ void begin_sums(float (&all)[4]) {
+#pragma unroll
+        for (int i = 0; i < PART * TOKEN_TILES * 4; i++) part[i / 4 / TOKEN_TILES][i / 4 % TOKEN_TILES][i % 4] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 4; i++) all[i] = 0.0f;
+    }
+
+    /** From where sum_activations has its sums to where the products are. */
+    __device__ __forceinline__ void spread(const float (&all)[4]) {
 #pragma unroll
         for (int tile = 0; tile < TOKEN_TILES; tile++)
 #pragma unroll
@@ -232,12 +243,15 @@ template <class Codes> struct Decoder {
 #pragma unroll
         for (int first = 0; first < SLICES; first += PART) {
             const bool last = first + PART >= SLICES;
-            read_codes(slot, first);
+            float all[4];
+#pragma unroll
+            for (int block = 0; block < W4_STEP_BLOCKS; block++) read_codes(slot, block, first, block * 4);
             if (EARLY) read_group(slot, 0, first);
-            multiply<STEPS>(first, [&]() {
+            multiply<0, STEPS>(first, first == 0, all, [&]() {
                 if (EARLY && first == 0) load_activations();
                 if (EARLY && last) load_rest();
             });
+            if (first == 0) spread(all);
             if (!EARLY) read_group(slot, 0, first);
             if (!EARLY && !ACTIVATIONS_FIRST && last) load_activations();
             if (!EARLY && last) load_rest();
@@ -245,19 +259,44 @@ template <class Codes> struct Decoder {
         }
     }
 
-    /** Multiply the step at `slot`, whose groups have 32 or 64 columns. */
-    __device__ __forceinline__ void multiply_groups(uint32_t slot) {
+    /** The same of a step whose groups have 32 or 64 columns, SHORT steps of 16 columns at a time. */
+    template <class LoadActivations, class LoadRest>
+    __device__ __forceinline__ void multiply_groups(uint32_t slot, const LoadActivations &load_activations,
+                                                    const LoadRest &load_rest) {
 #pragma unroll 1
-        for (int quarter = 0; quarter < 4; quarter++) {
-            read_activations(slot, quarter / 2, quarter % 2, 0);
+        for (int from = 0; from < STEPS; from += SHORT) {
+#pragma unroll
+            for (int half = 0; half < SHORT / 2; half++)
+                read_activations(slot, from / 4, from / 2 % 2 + half, half * 2);
 #pragma unroll
             for (int first = 0; first < SLICES; first += PART) {
-                read_quarter(slot, quarter, first);
-                read_group(slot, quarter * 32 / params.span, first);
-                multiply<2>(first, []() {});
+                const int group = from * 16 / params.span, last_group = (from + SHORT - 1) * 16 / params.span;
+                float all[4];
+                if (SHORT == 4)
+                    read_codes(slot, from / 4, first, 0);
+                else
+                    read_half(slot, from / 2, first);
+                multiply<0, 2>(first, true, all, []() {});
+                if (SHORT == 4 && group < last_group) {
+                    read_group(slot, group, first);
+                    spread(all);
+                    add_group(first);
+                    begin_sums(all);
+                }
+                if (EARLY) read_group(slot, last_group, first);
+                if (EARLY && from + SHORT == STEPS && first + PART >= SLICES) { /* all has been read */
+                    load_activations();
+                    load_rest();
+                }
+                multiply<2, SHORT>(first, true, all, []() {});
+                if (!EARLY) read_group(slot, last_group, first);
+                spread(all);
                 add_group(first);
             }
         }
+        if (EARLY) return;
+        load_activations();
+        load_rest();
     }
 
     /** Add up the sums of a pass, which begins at slice `first`, and store them. `room`: W4_DECODE_ROOM_BYTES. */
@@ -375,13 +414,10 @@ template <bool BF16, int ZERO> __device__ __forceinline__ void decode(const w4_d
                 copies_commit();
                 loader.advance();
             };
-            if (whole) {
+            if (whole)
                 decoder.multiply_whole(slot, load_activations, load_rest);
-            } else {
-                decoder.multiply_groups(slot);
-                load_activations();
-                load_rest();
-            }
+            else
+                decoder.multiply_groups(slot, load_activations, load_rest);
             slot += slot_bytes;
             if (slot == ring_end) slot = ring;
         }

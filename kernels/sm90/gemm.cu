@@ -89,8 +89,12 @@ constexpr bool FOR_128 =
 constexpr int START_BARRIER = 1, LEFT_BARRIER = 7, ORDER_BARRIER = 8, LEAVING = 128 * SHARERS;
 
 /* Registers: what the compiler may use is what an equal share gives; the loader hands most of its own to the others. */
-constexpr int EQUAL_SHARE = 65536 / (THREADS * W4_RESIDENT) / 8 * 8 > 248 ? 248
-                                                                          : 65536 / (THREADS * W4_RESIDENT) / 8 * 8;
+constexpr int EQUAL_SHARE = W4_SM90_EQUAL_SHARE(THREADS * W4_RESIDENT) > 248
+                                ? 248
+                                : W4_SM90_EQUAL_SHARE(THREADS *W4_RESIDENT);
+/* Whether there are registers for two more sets of sums, so that groups have theirs apart (Consumer::APART). Only with
+ * parts, whose sums differ in the last bit from those of other configs anyway. */
+constexpr bool TWO_SETS = PARTS > 1 && SUMS <= 8 && EQUAL_SHARE >= 96;
 constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 || WARPGROUPS == 4 ? 32 : STRIPS *SUMS == 128 ? 40 : 48;
 constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * WARPGROUPS) / 8 * 8;
 constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
@@ -137,10 +141,9 @@ struct Position {
     /** By at most a round. */
     __device__ __forceinline__ void hop(int stages, int ring) {
         stage += stages;
-        if (stage >= ring) {
-            stage -= ring;
-            phase ^= 1;
-        }
+        const bool again = stage >= ring; /* selects, no branch: this is in the loop that multiplies */
+        stage -= again ? ring : 0;
+        phase ^= again;
     }
     __device__ __forceinline__ void hop_back(int stages, int ring) {
         stage -= stages;
@@ -338,10 +341,10 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
         constexpr bool for_128 = FOR_128<BF16, ZERO>;
-        /* Many threads that share a tile have no registers for zero points and scales in their codes. */
-        constexpr bool exact = ANY_GROUP || (ZERO == W4_PARAM_ZERO_INTEGER && EQUAL_SHARE <= 96 && PARTS == 1);
+        constexpr bool exact = ANY_GROUP || (ZERO == W4_PARAM_ZERO_INTEGER && W4_SM90_SCALES_SUMS(EQUAL_SHARE, PARTS));
         using Codes = typename GemmCodes<exact, BF16, ZERO, false>::Type;
-        using CodesFor128 = typename GemmCodes<exact, BF16, ZERO, for_128 && !CROWDED>::Type;
+        constexpr bool exact_for_128 = exact || (TWO_SETS && ZERO == W4_PARAM_ZERO_INTEGER);
+        using CodesFor128 = typename GemmCodes<exact_for_128, BF16, ZERO, for_128 && !CROWDED>::Type;
         if (for_128 && params.group_blocks == 2 && (!CodesFor128::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16))
             consume<CodesFor128, for_128 ? 2 : 0>(c, params, shared, worker, rank);
         else

@@ -44,11 +44,17 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     uint32_t descriptor; /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
     float sums[STRIPS][SUMS];
-    float scale[STRIPS][2];              /* in units of which sums are, where codes do not take the scale along */
+    float scale[STRIPS][2]; /* in units of which sums are, where codes do not take the scale along */
+    /* Where groups' sums are apart: the two sets, and the scale of the group that has begun; `scale` is that of the one
+     * before. */
+    float apart[2][SUMS], scale_begun[2];
     Codes codes[ANY_GROUP ? 2 : STRIPS]; /* with any group: of the two halves of a unit */
     uint32_t fragment[2][4][4];
     /* Whether units are fetched two ahead, where their stage is there. Four warps to a scheduler gain nothing by it. */
     static constexpr bool AHEAD = GROUP_BLOCKS > 0 && UNITS > 1 && STRIPS *SUMS <= 64 && WARPGROUPS < 4;
+    static constexpr bool APART = TWO_SETS && GROUP_BLOCKS > 0 && !Codes::SCALES && !Codes::RESIDUAL;
+    static_assert(!APART || (STRIPS == 1 && BLOCKS == 2 * GROUP_BLOCKS), "a stage has a group for each set");
+    static constexpr int SET_BLOCKS = APART ? BLOCKS / 2 : BLOCKS; /* of a stage, whose sums are in one set */
     Fetched coming;
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
@@ -56,7 +62,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     __device__ __forceinline__ Consumer(const w4_sm90_gemm_params &params_, const Shared &shared_, int first_slot,
                                         int part_)
         : params(params_), shared(shared_), thread((int)in_register(threadIdx.x % 128)), part(part_) {
-        const int row = thread / 32 * 16 + thread % 32 / 4, size = (int)params.gemm.layout.scale_size;
+        const int row = first_row(), size = (int)params.gemm.layout.scale_size;
         words_at = in_register(shared.slot(0, first_slot) + thread * 16);
         scale_from_words = CODE_BYTES + (row * size & ~3) - thread * 16;
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
@@ -66,6 +72,9 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         scale_selector = in_register(scale_selector);
         descriptor = in_register(wgmma_descriptor_low(shared.activations(0)));
     }
+
+    /** Of a strip's rows, the first of the two that this thread's fragments hold; the other is 8 further. */
+    __device__ __forceinline__ int first_row() const { return thread / 32 * 16 + thread % 32 / 4; }
 
     /** Scales and zero points of one group, as find() takes them, of the two rows that this thread's fragments hold.
      * `slot`: this thread's codes in the slot; `line`: of the slot's. */
@@ -86,7 +95,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                                  : __uint_as_float(bits);
         }
         if (Codes::ZERO == W4_PARAM_SYMMETRIC) return group;
-        const int row = thread / 32 * 16 + thread % 32 / 4;
+        const int row = first_row();
         const uint32_t zeros = slot - thread * 16 + CODE_BYTES + params.lines * W4_BLOCK_ROWS * size +
                                (line * W4_BLOCK_ROWS + row) * (Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4);
 #pragma unroll
@@ -140,8 +149,19 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         settle(sums[strip]);
     }
 
+    /** Where sums of groups are apart: the group before the one that has begun with set 1 - SET is complete. */
+    template <int SET> __device__ __forceinline__ void add_group() {
+        settle(apart[SET]);
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sums[0][i] = fmaf(apart[SET][i], scale[0][i % 4 / 2], sums[0][i]);
+#pragma unroll
+        for (int i = 0; i < 2; i++) scale[0][i] = scale_begun[i];
+    }
+
     template <int UNIT> __device__ __forceinline__ void start(uint32_t (&own)[4][4], uint32_t stage_descriptor) {
         constexpr int block = UNIT / STRIPS, strip = UNIT % STRIPS;
+        constexpr bool anew = APART && block % SET_BLOCKS == 0;
+        float(&into)[SUMS] = APART ? apart[block / SET_BLOCKS] : sums[strip];
         settle(own);
         wgmma_fence();
 #pragma unroll
@@ -149,8 +169,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             const uint32_t ahead = block * (BOX_BYTES >> 4) + 2 * step;
             const uint64_t b = GROUP_BLOCKS > 0 ? wgmma_descriptor(stage_descriptor) + ahead
                                                 : wgmma_descriptor(stage_descriptor + ahead);
-            wgmma<TILE_M, Codes::IS_BF16>::run(sums[strip], own[step], b, 1);
-            if constexpr (Codes::RESIDUAL) wgmma<TILE_M, Codes::IS_BF16>::run(sums[strip], codes[strip].residual, b, 1);
+            wgmma<TILE_M, Codes::IS_BF16>::run(into, own[step], b, !anew || step > 0);
+            if constexpr (Codes::RESIDUAL) wgmma<TILE_M, Codes::IS_BF16>::run(into, codes[strip].residual, b, 1);
         }
         wgmma_commit();
     }
@@ -182,12 +202,13 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     template <int UNIT, int PARITY>
     __device__ __forceinline__ void unit(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
         constexpr bool last = UNIT == UNITS - 1;
+        constexpr int block = UNIT / STRIPS;
         constexpr int next = last ? 0 : UNIT + 1, strip = next % STRIPS, further = (UNIT + 2) % UNITS;
         if (ORDERED && !PINGPONG) order_wait();
         bool full = false;
         if (last) {
             at.hop(PARTS, params.ring);
-            if (AHEAD && more) full = barrier_test(shared.full(at.stage), at.phase); /* the answer takes a while */
+            if (AHEAD) full = barrier_test(shared.full(at.stage), at.phase); /* the answer takes a while */
         }
         start<UNIT>(fragment[PARITY], stage_descriptor);
         if (ORDERED && !PINGPONG) order_pass();
@@ -196,9 +217,9 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                 turn = --group_left == 0;
                 if (turn) group_left = params.group_stages;
             }
-            if (more) {
+            if (AHEAD || more) {
                 stage_words = words_at + at.stage * params.stage_stride;
-                if (!full) barrier_wait(shared.full(at.stage), at.phase);
+                if (more && !full) barrier_wait(shared.full(at.stage), at.phase);
             }
         }
         Fetched fetched;
@@ -210,12 +231,16 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             if (!last || more) coming = fetch<further>(stage_words);
         wgmma_wait<1>();
         if (UNIT == 0 && before >= 0) release(before);
+        if constexpr (APART && block % SET_BLOCKS == 0) add_group<1 - block / SET_BLOCKS>();
         if (!last || more) {
             const bool begins = begins_group(next / STRIPS);
             const Group group = find(fetched.group);
             if (begins) codes[strip].set(group);
             dequantise(fetched.words, strip, fragment[1 - PARITY]);
-            if constexpr (!Codes::SCALES) {
+            if constexpr (APART) {
+                if (begins)
+                    for (int i = 0; i < 2; i++) scale_begun[i] = group.scale[i];
+            } else if constexpr (!Codes::SCALES) {
                 if (begins) {
                     if (STRIPS == 1) wgmma_wait<0>();
                     codes[strip].set_residual(group);
@@ -223,8 +248,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                 }
             }
         }
-        /* With several strips the compiler must see, where the loop closes, that none of their sums is in use. */
-        if (last && STRIPS > 1) wgmma_wait<0>();
+        /* With several sets of sums the compiler must see, where the loop closes, that none of them is in use. */
+        if (last && (STRIPS > 1 || APART)) wgmma_wait<0>();
     }
 
     template <int PARITY, int UNIT = 0>
@@ -262,6 +287,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 #pragma unroll
         for (int i = 0; i < STRIPS * 2; i++) scale[i / 2][i % 2] = 1.0f;
         if constexpr (Codes::SCALES) {
+            /* Not first_row(), which the compiler would keep in a register that n256m32k256 has not got. */
             const float *units = params.gemm.units + first_strip * W4_BLOCK_ROWS + thread / 32 * 16 + thread % 32 / 4;
 #pragma unroll
             for (int strip = 0; strip < STRIPS; strip++) codes[strip].scales.begin(units + strip * W4_BLOCK_ROWS);
@@ -282,7 +308,12 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         const uint4 words = shared_load128(slot);
         const Group group = find(load_group(slot, 0));
         codes[0].set(group);
-        if constexpr (!Codes::SCALES) {
+        if constexpr (APART) { /* there is no group before */
+#pragma unroll
+            for (int i = 0; i < SUMS * 2; i++) apart[i / SUMS][i % SUMS] = 0.0f;
+#pragma unroll
+            for (int i = 0; i < 2; i++) scale_begun[i] = group.scale[i];
+        } else if constexpr (!Codes::SCALES) {
             codes[0].set_residual(group);
             scale[0][0] = group.scale[0];
             scale[0][1] = group.scale[1];
@@ -303,10 +334,12 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         wgmma_wait<0>();
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) settle(sums[strip]);
+        if constexpr (APART) add_group<1>();
         release(before);
     }
 
     __device__ __forceinline__ void scale_sums() {
+        if (APART) return; /* they have been */
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
             if constexpr (Codes::SCALES) codes[strip].sum_scales(scale[strip]);

@@ -35,6 +35,13 @@ enum {
 #define W4_SM90_AREAS(tile_m, warps) (W4_SM90_STORES_TENSOR(tile_m) && (tile_m) >= 64 && (warps) <= 12 ? 2 : 1)
 #define W4_SM90_STAGING_BYTES(tile_m, warps) (W4_SM90_AREAS(tile_m, warps) * W4_SM90_AREA_BYTES(tile_m))
 
+/* Registers of a thread, if so many threads that an SM holds share them equally. */
+#define W4_SM90_EQUAL_SHARE(threads) (65536 / (threads) / 8 * 8)
+
+/* Whether a kernel whose threads have so many registers, and whose tiles so many parts, multiplies sums by the scales
+ * of weights with whole zero points and fp16 activations; others have room for both in their codes. */
+#define W4_SM90_SCALES_SUMS(registers, parts) ((registers) <= 96 && (parts) == 1)
+
 /** Shared memory for the sums of a tile's parts, but the first, which adds them up. */
 W4_SHARED_FUNCTION int32_t w4_sm90_part_bytes(int32_t tile_n, int32_t tile_m, int32_t parts) {
     return (parts - 1) * tile_n * tile_m * 4;

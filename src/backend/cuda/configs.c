@@ -240,11 +240,10 @@ static bool fits_in_place(const w4_problem *problem) {
            (g >= problem->k || (g % W4_BLOCK_COLUMNS == 0 && (g % 256 == 0 || 256 % g == 0)));
 }
 
-/** Whether an sm90 kernel multiplies sums by the scales of weights with whole zero points, and not, as the others do,
- * the weights: its threads have too few registers (`exact` in kernels/sm90/gemm.cu). */
+/** Whether an sm90 kernel multiplies sums by the scales, and not, as the others do, the weights. */
 static bool scales_sums(const w4_cuda_config *config, const w4_problem *problem) {
-    int32_t registers = 65536 / (32 * (config->warps + 4) * config->resident) / 8 * 8; /* of a thread, an equal share */
-    return !config->sm80 && !config->any_group && config->parts == 1 && registers <= 96 &&
+    int32_t registers = W4_SM90_EQUAL_SHARE(32 * (config->warps + 4) * config->resident); /* 4 more warps load */
+    return !config->sm80 && !config->any_group && W4_SM90_SCALES_SUMS(registers, config->parts) &&
            problem->zero_kind == W4A16_ZERO_INTEGER && problem->a_dtype == W4A16_FP16;
 }
 
