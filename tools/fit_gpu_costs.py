@@ -38,7 +38,7 @@ TINY = 1e-12  # seconds, in place of zero
 # The share of this GPU's own fit beside another's. Of an H100, with an H200 beside, choices on 14 shapes, each left out of both
 # fits, were slower than the best config by 2.9 % with 1, 2.5 with 0.6, 2.0 with 0.2 and 1.8 with 0; on the points fitted to,
 # 2.0, 1.6, 1.8 and 1.8.
-OWN_SHARE = 0.6
+OWN_SHARE = 0.2
 
 
 class Points:
