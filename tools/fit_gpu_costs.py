@@ -169,10 +169,12 @@ def between(own, beside):
 
 
 def read_times(paths):
-    """{config: {(m, n, k): seconds}}, and bytes a second of cold memory."""
+    """{config: {(m, n, k): seconds}}, and bytes a second of cold memory. Of other modes than the model's nothing is taken."""
     times, ceilings = defaultdict(dict), []
     try:
         for point, config, seconds, row in read_rows(paths):
+            if (point.group_size, point.zeros, point.dtype) != (128, "symmetric", "fp16"):
+                continue
             times[config][point.m, point.n, point.k] = seconds
             ceilings.append(float(row.get("read_ceiling_gbs") or "nan"))
     except (TableError, ValueError) as error:

@@ -28,7 +28,8 @@
  * by (scale before / scale now), and at the end by the last scale. So those weights are never rounded (with float zero
  * points and fp16, q - z is), and no second set of sums is needed; the host admits only scales whose ratios cannot
  * overflow. bf16 has too few bits to round to, and z * s too many for fp16. The cost of exactness is that wgmma has to
- * be waited for at each group's end.
+ * be waited for at each group's end. Where a thread has few sums (TWO_SETS), fp16 weights with whole zero points and
+ * groups of 128 have a group's products summed from zero, in one of two sets in turn, and added times the scale.
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. The next kernel is let in once this one's loads of weights are on their way:

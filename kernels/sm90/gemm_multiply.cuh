@@ -52,7 +52,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     uint32_t fragment[2][4][4];
     /* Whether units are fetched two ahead, where their stage is there. Four warps to a scheduler gain nothing by it. */
     static constexpr bool AHEAD = GROUP_BLOCKS > 0 && UNITS > 1 && STRIPS *SUMS <= 64 && WARPGROUPS < 4;
-    /* Of bf16 they would be up to 1 % slower. */
+    /* Whether groups' sums are apart; with bf16 they would be up to 1 % slower so. */
     static constexpr bool APART = TWO_SETS && GROUP_BLOCKS > 0 && !Codes::SCALES && !Codes::IS_BF16;
     static_assert(!APART || (STRIPS == 1 && BLOCKS == 2 * GROUP_BLOCKS), "a stage has a group for each set");
     static constexpr int SET_BLOCKS = APART ? BLOCKS / 2 : BLOCKS; /* of a stage, whose sums are in one set */

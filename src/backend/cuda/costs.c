@@ -129,6 +129,13 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
     return crowded > mean ? crowded : mean;
 }
 
+/** How much longer a decode config takes where groups have 32 columns, the median of what all take on seven shapes of
+ * an H200: with groups of 64 choices are best as they are for 128. */
+static double short_groups(const w4_cuda_config *config, const w4_cuda_shape *shape) {
+    static const double GROUPS_OF_32 = 1.4;
+    return config->decode && shape->lines == W4_STEP_COLUMNS / 32 ? GROUPS_OF_32 : 1;
+}
+
 /** Seconds that are known besides what was fitted: each further pass of a decode config costs a round of barriers and
  * sums. This and the constants below are tools/gpu_costs.py's, which says where they are from. */
 static double besides(const w4_cuda_config *config, load work) {
@@ -215,7 +222,8 @@ static double fitted_run(const w4_device *device, const w4_cuda_config *config, 
         run += fill_time(config, problem, shape, work, rate);
     }
     double around = 1e-9 * (cost->call + pieces_of(config, shape, work) * cost->further);
-    return around + soft_maximum(run, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
+    double whole = around + soft_maximum(run, 1e-9 * mean_stages(device, config, shape, work) * cost->saturated);
+    return whole * short_groups(config, shape);
 }
 
 bool w4_cuda_config_rough(const w4_device *device, size_t index) {
