@@ -314,9 +314,8 @@ static double time_plans(const calls *self) {
     return w4_median(times, PLANS);
 }
 
-/** Seconds of a call, of `burst` that follow one another, the GPU's part of it where each is `waited` for. The median
- * of all: the first call after a wait also pays for the processor's waking up, 20 us and more where the wait was long.
- */
+/** Seconds of a call, of `burst` that follow one another, the GPU's part of it where each is `waited` for: the median
+ * of single calls, so that few slow ones, as after a wait, do not count for the others. */
 static double time_calls(const calls *self, int burst, bool waited) {
     double times[BURSTS * BURST], begin = now();
     int bursts = 0, count = 0;

@@ -155,12 +155,10 @@ def fill_of(kernel, workers, busiest, n, k, memory_rate):
 
 
 def rows_of(kernel, m, n, k):
-    rows = ceil_divide(m, kernel.tile_m) * kernel.tile_m
+    few = kernel.cluster == 1 and m <= kernel.tile_m // 4 * 3  # W4_SM90_FEW_TOKENS: no others are copied
+    rows = m if few else ceil_divide(m, kernel.tile_m) * kernel.tile_m
     lines = ceil_divide(n, kernel.tile_n) * kernel.cluster * ceil_divide(k, 64)
-    empty = rows - m
-    if kernel.base.startswith("sm90") and kernel.cluster == 1 and m <= kernel.tile_m // 4 * 3:  # W4_SM90_FEW_TOKENS
-        rows, empty = m, 0
-    return lines * (rows * ROW + empty * EMPTY)
+    return lines * (rows * ROW + (rows - m) * EMPTY)
 
 
 def work_of(kernel, m, n, k, memory_rate):
