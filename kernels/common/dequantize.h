@@ -5,9 +5,13 @@
  * fp16: 0x6400 is 1024, and a 4-bit code or-ed into its mantissa gives 1024 + q exactly; shifted left by four it gives
  * 1024 + 16q. Subtracting 1032, or multiplying by 1/16 and subtracting 72, leaves q - 8, exactly, as every
  * intermediate is an integer multiple of a representable step. With a zero point z the constants are 1024 + z and
- * 64 + z. bf16: 0x4300 is 128 with seven mantissa bits, so 128 + q; subtracting 128 + z leaves q - z. Where nothing is
- * subtracted from the factors, but from the sum of their products, 0x5400 serves for shifted codes: it is 64, whose
- * mantissa counts sixteenths, so that a code shifted left by four makes 64 + q. */
+ * 64 + z. bf16 has seven bits of mantissa, so that nothing can be or-ed around a code four bits up. But up to twice its
+ * least normal number bits are a multiple of 2^-133: a code alone is q * 2^-133, or q * 2^-129 four bits up. 2^127
+ * times that is q / 64 or q / 4, from which z / 64 or z / 4 is subtracted; the missing factor is a row's.
+ *
+ * Where nothing is subtracted from the factors, but from the sum of their products, 0x5400 serves for shifted codes in
+ * fp16: it is 64, whose mantissa counts sixteenths, so that a code shifted left by four makes 64 + q; and 0x4300 for
+ * bf16: it is 128, and makes 128 + q of a code in its lowest bits. */
 #ifndef W4_DEQUANTIZE_H
 #define W4_DEQUANTIZE_H
 
@@ -17,6 +21,7 @@ enum {
     W4_FP16_MAGIC = 0x64006400,
     W4_FP16_HIGH_MAGIC = 0x54005400,
     W4_BF16_MAGIC = 0x43004300,
+    W4_BF16_FACTOR = 0x7f007f00, /* 2^127, twice */
     W4_LOW_NIBBLES = 0x000f000f,
     W4_HIGH_NIBBLES = 0x00f000f0
 };
@@ -51,14 +56,20 @@ static inline w4_fragment_values w4_dequantize_word_fp16(uint32_t word, int zero
     return result;
 }
 
-/** One packed word by the bf16 trick, less the zero point. */
+/** Value of a bf16 with bits up to 0x00ff, normal or not. */
+static inline float w4_bf16_small_value(uint32_t half) {
+    return (float)(half & 0xff) * 0x1p-133f;
+}
+
+/** One packed word by the bf16 trick, less the zero point: values a0 and a2 in 64ths, a1 and a3 in fourths. */
 static inline w4_fragment_values w4_dequantize_word_bf16(uint32_t word, int zero) {
     w4_fragment_values result;
-    for (int i = 0; i < 4; i++) {
-        uint32_t pair = (word >> 4 * i & W4_LOW_NIBBLES) | W4_BF16_MAGIC;
-        for (int half = 0; half < 2; half++)
-            result.value[i][half] = w4_bf16_magic_value(pair >> 16 * half & 0xffff) - (float)(128 + zero);
-    }
+    for (int pair = 0; pair < 2; pair++, word >>= 8)
+        for (int half = 0; half < 2; half++) {
+            uint32_t low = (word & W4_LOW_NIBBLES) >> 16 * half, high = (word & W4_HIGH_NIBBLES) >> 16 * half;
+            result.value[2 * pair][half] = w4_bf16_small_value(low) * 0x1p127f - (float)zero / 64;
+            result.value[2 * pair + 1][half] = w4_bf16_small_value(high) * 0x1p127f - (float)zero / 4;
+        }
     return result;
 }
 

@@ -38,9 +38,9 @@ __device__ __forceinline__ __nv_bfloat162 bfloat162_of(uint32_t bits) {
     return *reinterpret_cast<__nv_bfloat162 *>(&bits);
 }
 
-/** Makes q - z of a thread's two rows. With floating zero points fp16 has the bits to hold q - z, rounded; bf16 has
- * not, so that its fragments hold q - round(z), and RESIDUAL asks for a second multiplication, with the constant
- * round(z) - z. */
+/** Makes q - z of a thread's two rows; sum_scales() multiplies the scales of sums by what is missing. With floating
+ * zero points fp16 has the bits to hold q - z, rounded; bf16 has not, so that its fragments hold q - round(z), and
+ * RESIDUAL asks for a second multiplication, with the constant round(z) - z. */
 template <bool BF16, int ZERO_KIND> struct Dequantizer;
 
 template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
@@ -77,28 +77,33 @@ template <int ZERO_KIND> struct Dequantizer<false, ZERO_KIND> {
         }
     }
     __device__ __forceinline__ void set_residual(const Group &) {}
+    __device__ __forceinline__ void sum_scales(float (&)[2]) const {}
 };
 
+/** bf16: (q - z) / 64 of the first row and (q - z) / 4 of the second, so that no code has to be moved: q alone is a
+ * number too small to be normal, q * 2^-133, or q * 2^-129 where it stands four bits up, and one instruction multiplies
+ * it by 2^127 and takes z away. */
 template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
     static constexpr bool IS_BF16 = true, SCALES = false, PAIRS = false, RESIDUAL = ZERO_KIND == W4_PARAM_ZERO_FLOAT;
     static constexpr int ZERO = ZERO_KIND;
-    uint32_t magic;
-    __nv_bfloat162 offsets; /* 128 + z of each row: exact for whole z from 0 to 127 */
+    __nv_bfloat162 offsets; /* -z / 64 and -z / 4 of the rows' z: exact for whole z from 0 to 127 */
     uint32_t residual[4];   /* a fragment whose columns are all alike */
     __device__ __forceinline__ Dequantizer()
-        : magic(in_register(W4_BF16_MAGIC)), offsets(__float2bfloat162_rn(136.0f)), residual{0, 0, 0, 0} {}
+        : offsets(__floats2bfloat162_rn(-8.0f / 64, -8.0f / 4)), residual{0, 0, 0, 0} {}
     __device__ __forceinline__ void set(const Group &group) {
-        if (ZERO == W4_PARAM_ZERO_INTEGER) /* bf16's bits of 128 + z */
-            offsets = bfloat162_of(0x43004300u + (group.whole[1] << 16 | group.whole[0]));
+        if (ZERO == W4_PARAM_ZERO_INTEGER) /* from bf16's bits of 128 + z */
+            offsets =
+                __hfma2(bfloat162_of(W4_BF16_MAGIC + (group.whole[1] << 16 | group.whole[0])),
+                        __floats2bfloat162_rn(-1.0f / 64, -1.0f / 4), __floats2bfloat162_rn(128.0f / 64, 128.0f / 4));
         if (ZERO == W4_PARAM_ZERO_FLOAT)
-            offsets = __floats2bfloat162_rn(128.0f + whole(group.zero[0]), 128.0f + whole(group.zero[1]));
+            offsets = __floats2bfloat162_rn(-whole(group.zero[0]) / 64, -whole(group.zero[1]) / 4);
     }
     __device__ __forceinline__ void word(uint32_t word, uint32_t (&a)[4]) const {
-        const __nv_bfloat162 offset[2] = {__low2bfloat162(offsets), __high2bfloat162(offsets)};
+        const __nv_bfloat162 factor = bfloat162_of(W4_BF16_FACTOR);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            a[i] = bits_of(__hsub2(bfloat162_of(and_or<W4_LOW_NIBBLES>(word, magic)), offset[i % 2]));
-            word >>= 4;
+        for (int pair = 0; pair < 2; pair++, word >>= 8) {
+            a[2 * pair] = bits_of(__hfma2(bfloat162_of(word & W4_LOW_NIBBLES), factor, __low2bfloat162(offsets)));
+            a[2 * pair + 1] = bits_of(__hfma2(bfloat162_of(word & W4_HIGH_NIBBLES), factor, __high2bfloat162(offsets)));
         }
     }
     /** Not while a wgmma that reads the residual is running. */
@@ -106,8 +111,13 @@ template <int ZERO_KIND> struct Dequantizer<true, ZERO_KIND> {
         if constexpr (RESIDUAL) {
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                residual[i] = bits_of(__float2bfloat162_rn(whole(group.zero[i % 2]) - group.zero[i % 2]));
+                residual[i] = bits_of(__float2bfloat162_rn((whole(group.zero[i % 2]) - group.zero[i % 2]) *
+                                                           (i % 2 ? 1.0f / 4 : 1.0f / 64)));
         }
+    }
+    __device__ __forceinline__ void sum_scales(float (&scale)[2]) const {
+        scale[0] *= 64.0f;
+        scale[1] *= 4.0f;
     }
     /** The whole part that the codes take along: zero points far off 0..15 are left to the residual. */
     static __device__ __forceinline__ float whole(float zero) {

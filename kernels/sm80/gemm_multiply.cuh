@@ -217,7 +217,7 @@ template <class Codes> struct Consumer {
             steps(rows, loader, (int)params.gemm.layout.blocks - at * BLOCKS, at + 1 < end);
 #pragma unroll
         for (int slice = 0; slice < SLICES; slice++) {
-            if constexpr (Codes::SCALES) codes[slice].sum_scales(scale[slice]);
+            codes[slice].sum_scales(scale[slice]);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) sums[slice][i] *= scale[slice][i % 4 / 2];
         }

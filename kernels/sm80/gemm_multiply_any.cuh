@@ -138,5 +138,9 @@ template <class Codes> struct Consumer {
             loader.advance();
             multiply_stage(at);
         }
+        float scale[2] = {1.0f, 1.0f};
+        codes.sum_scales(scale);
+#pragma unroll
+        for (int i = 0; i < SLICES * SUMS; i++) sums[i / SUMS][i % SUMS] *= scale[i % 4 / 2];
     }
 };

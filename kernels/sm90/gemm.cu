@@ -314,7 +314,9 @@ __device__ __forceinline__ void make_barriers(const CUtensorMap *a, const CUtens
     __syncwarp();
 }
 
-template <bool BF16, int ZERO>
+/** OWN_BLOCKS: of a group that there is code of its own for, beside the code for any: 2, or 1. With both in one entry
+ * point, a call for groups of 128 took up to 0.7 us more where weights are cold. */
+template <bool BF16, int ZERO, int OWN_BLOCKS = 2>
 __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c, const w4_sm90_gemm_params &params) {
     extern __shared__ uint8_t memory[];
     const Shared shared(memory, params);
@@ -346,10 +348,12 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
         using Codes = typename GemmCodes<exact, BF16, ZERO, false>::Type;
         constexpr bool exact_for_128 = exact || (TWO_SETS && ZERO == W4_PARAM_ZERO_INTEGER);
         using CodesFor128 = typename GemmCodes<exact_for_128, BF16, ZERO, for_128 && !CROWDED>::Type;
-        if (for_128 && params.group_blocks == 2 && (!CodesFor128::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16))
-            consume<CodesFor128, for_128 ? 2 : 0>(c, params, shared, worker, rank);
-        else
+        if (for_128 && params.group_blocks == OWN_BLOCKS &&
+            (!CodesFor128::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16)) {
+            consume<CodesFor128, for_128 ? OWN_BLOCKS : 0>(c, params, shared, worker, rank);
+        } else {
             consume<Codes, 0>(c, params, shared, worker, rank);
+        }
     }
     if (CLUSTER > 1) cluster_sync(); /* nobody leaves while the other may still write into its shared memory */
 }
@@ -357,10 +361,13 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
 } // namespace
 
 #define W4_ENTRY_NAME(name, suffix) w4_##name##_##suffix
-#define W4_ENTRY(name, suffix, is_bf16, zero)                                                                          \
+#define W4_ENTRY(name, suffix, ...)                                                                                    \
     extern "C" __global__ void __launch_bounds__(THREADS, W4_RESIDENT)                                                 \
         W4_ENTRY_NAME(name, suffix)(const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap c,      \
                                     const __grid_constant__ w4_sm90_gemm_params params) {                              \
-        gemm<is_bf16, zero>(&a, &c, params);                                                                           \
+        gemm<__VA_ARGS__>(&a, &c, params);                                                                             \
     }
 #include "common_gpu/entries.cuh"
+#if W4_GROUP_64
+W4_ENTRY(W4_CONFIG_NAME, fp16_group_64, false, W4_PARAM_SYMMETRIC, 1)
+#endif

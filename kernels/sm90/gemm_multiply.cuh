@@ -38,10 +38,11 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     const w4_sm90_gemm_params &params;
     const Shared &shared;
     const int thread, part;
-    uint32_t words_at; /* this thread's 16 bytes of its first slot in stage 0 */
-    uint32_t scale_from_words,
-        scale_selector;  /* from there to its row's scale; which bytes of that word make a float */
-    uint32_t descriptor; /* lower half of the wgmma descriptor of stage 0's activations */
+    static constexpr int ZERO_BYTES = Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4; /* of a zero point */
+    uint32_t words_at;                          /* this thread's 16 bytes of its first slot in stage 0 */
+    uint32_t scale_from_words, zero_from_words, /* from there to its row's scale, and its zero point */
+        scale_selector;                         /* which bytes of a scale's word make a float */
+    uint32_t descriptor;                        /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
     float sums[STRIPS][SUMS];
     float scale[STRIPS][2]; /* in units of which sums are, where codes do not take the scale along */
@@ -53,7 +54,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     /* Whether units are fetched two ahead, where their stage is there. Four warps to a scheduler gain nothing by it. */
     static constexpr bool AHEAD = GROUP_BLOCKS > 0 && UNITS > 1 && STRIPS *SUMS <= 64 && WARPGROUPS < 4;
     /* Whether groups' sums are apart; with bf16 they would be up to 1 % slower so. */
-    static constexpr bool APART = TWO_SETS && GROUP_BLOCKS > 0 && !Codes::SCALES && !Codes::IS_BF16;
+    static constexpr bool APART = TWO_SETS && GROUP_BLOCKS == 2 && !Codes::SCALES && !Codes::IS_BF16;
     static_assert(!APART || (STRIPS == 1 && BLOCKS == 2 * GROUP_BLOCKS), "a stage has a group for each set");
     static constexpr int SET_BLOCKS = APART ? BLOCKS / 2 : BLOCKS; /* of a stage, whose sums are in one set */
     Fetched coming;
@@ -66,6 +67,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         const int row = first_row(), size = (int)params.gemm.layout.scale_size;
         words_at = in_register(shared.slot(0, first_slot) + thread * 16);
         scale_from_words = CODE_BYTES + (row * size & ~3) - thread * 16;
+        zero_from_words = CODE_BYTES + params.lines * W4_BLOCK_ROWS * size + row * ZERO_BYTES - thread * 16;
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
         scale_selector = size == 4 ? 0x3210 : params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x1044 : 0x4410;
         if (size == 2 && row % 2) scale_selector += params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x2200 : 0x0022;
@@ -96,9 +98,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                                  : __uint_as_float(bits);
         }
         if (Codes::ZERO == W4_PARAM_SYMMETRIC) return group;
-        const int row = first_row();
-        const uint32_t zeros = slot - thread * 16 + CODE_BYTES + params.lines * W4_BLOCK_ROWS * size +
-                               (line * W4_BLOCK_ROWS + row) * (Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4);
+        const uint32_t zeros = slot + zero_from_words + line * W4_BLOCK_ROWS * ZERO_BYTES;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             if (Codes::ZERO == W4_PARAM_ZERO_INTEGER)
@@ -340,10 +340,10 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     }
 
     __device__ __forceinline__ void scale_sums() {
-        if (APART) return; /* they have been */
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
-            if constexpr (Codes::SCALES) codes[strip].sum_scales(scale[strip]);
+            if (APART) scale[strip][0] = scale[strip][1] = 1.0f; /* they have been, but for what codes leave out */
+            codes[strip].sum_scales(scale[strip]);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) sums[strip][i] *= scale[strip][i % 4 / 2];
         }

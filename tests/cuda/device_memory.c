@@ -38,7 +38,9 @@ static struct {
     FUNCTIONS(FIELD)
 } driver;
 
-static CUstream copies; /* of the copies and fills */
+enum { MAX_DEVICES = 16 };
+static CUcontext contexts[MAX_DEVICES];         /* of the devices that have been in use */
+static CUstream copies_of[MAX_DEVICES], copies; /* each one's copies and fills, and the current one's */
 
 #define CALL(function, ...)                                                                                            \
     do {                                                                                                               \
@@ -54,18 +56,32 @@ void device_begin(void) {
     if (!address) fail_msg("no %s", symbol);                                                                           \
     memcpy(&driver.name, &address, sizeof address);
     FUNCTIONS(RESOLVE)
-    CUcontext context;
     CALL(cuInit, 0);
-    CALL(cuDevicePrimaryCtxRetain, &context, 0);
-    CALL(cuCtxPushCurrent, context);
-    CALL(cuStreamCreate, &copies, CU_STREAM_NON_BLOCKING);
+    device_use(0);
+}
+
+void device_use(int device) {
+    CUcontext before;
+    if (device < 0 || device >= MAX_DEVICES) fail_msg("device %d", device);
+    if (copies) CALL(cuCtxPopCurrent, &before);
+    const int is_new = !contexts[device];
+    if (is_new) CALL(cuDevicePrimaryCtxRetain, &contexts[device], device);
+    CALL(cuCtxPushCurrent, contexts[device]);
+    if (is_new) CALL(cuStreamCreate, &copies_of[device], CU_STREAM_NON_BLOCKING);
+    copies = copies_of[device];
 }
 
 void device_end(void) {
     CUcontext context;
-    CALL(cuStreamDestroy, copies);
+    for (int device = 0; device < MAX_DEVICES; device++) {
+        if (!contexts[device]) continue;
+        device_use(device);
+        CALL(cuStreamDestroy, copies);
+        CALL(cuDevicePrimaryCtxRelease, device);
+        contexts[device] = NULL;
+    }
     CALL(cuCtxPopCurrent, &context);
-    CALL(cuDevicePrimaryCtxRelease, 0);
+    copies = NULL;
 }
 
 void *device_allocate(size_t bytes) {

@@ -9,6 +9,8 @@
 /** Load the driver and make device 0's primary context current; the usual way of a program around the library. */
 void device_begin(void);
 void device_end(void);
+/** Make that device's primary context current instead; what is below then means that device. Begins with device 0. */
+void device_use(int device);
 
 void *device_allocate(size_t bytes);
 /** Allocate and fill; `offset` bytes into the allocation, which ends where the data does. */

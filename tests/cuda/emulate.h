@@ -64,6 +64,13 @@ static inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
     };
     return __half2{one(a.x, b.x, c.x), one(a.y, b.y, c.y)};
 }
+static inline __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
+    auto one = [](__nv_bfloat16 x, __nv_bfloat16 y, __nv_bfloat16 z) {
+        return __double2bfloat16((double)__bfloat162float(x) * (double)__bfloat162float(y) +
+                                 (double)__bfloat162float(z));
+    };
+    return __nv_bfloat162{one(a.x, b.x, c.x), one(a.y, b.y, c.y)};
+}
 template <class T> static inline T __ldg(const T *address) {
     return *address;
 }

@@ -3,7 +3,8 @@
  * GPU's driver checks (alignments, sizes, a current context, nothing forbidden during a capture), so that the host side
  * of the backend is tested where there is no GPU. W4A16_FAKE_CUDA says what it pretends:
  *   sm_NN     one GPU of this architecture      none     no GPU
- *   mixed     a Volta and a Hopper GPU
+ *   mixed     a Volta and a Hopper GPU          two      two Hopper GPUs
+ *   mig       a slice of a Hopper GPU (MIG): some of its processors and of its memory
  *   init      cuInit fails                      old      a driver of CUDA 11.4
  *   memory    sm_90 without free memory         module   sm_90 that takes no cubin
  *   tight     sm_90 with room for one array at a time */
@@ -21,16 +22,19 @@
 enum { SHARED_LIMIT = 232448, MAX_RECORDS = 16384, SMALL_GRAPH = 256, REPLAYED_RECORDS = 4 };
 
 struct CUfunc_st {
+    CUcontext context; /* that its module was loaded in */
     char name[96];
     int shared_bytes;
 };
 
 struct CUmod_st {
+    CUcontext context;
     struct CUfunc_st functions[8];
     int count;
 };
 
 struct CUstream_st {
+    CUcontext context;
     struct CUgraph_st *capture; /* NULL: not capturing */
 };
 
@@ -123,7 +127,7 @@ EXPORT CUresult cuGetErrorString(CUresult error, const char **text) {
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGetCount(int *count) {
-    *count = is_mode("none") ? 0 : is_mode("mixed") ? 2 : 1;
+    *count = is_mode("none") ? 0 : is_mode("mixed") || is_mode("two") ? 2 : 1;
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuDeviceGet(CUdevice *device, int index) {
@@ -149,7 +153,10 @@ static const gpu gpus[] = {
     {120, "Fake RTX 5090", 170, 101376, 102400, 1536, 2407000, 14001000, 512},
 };
 
+static const gpu slice = {90, "Fake H200 MIG 1g.18gb", 16, SHARED_LIMIT, 233472, 2048, 1980000, 3201000, 768};
+
 static const gpu *gpu_of(CUdevice device) {
+    if (is_mode("mig")) return &slice;
     const char *mode = getenv("W4A16_FAKE_CUDA");
     int capability = mode && strncmp(mode, "sm_", 3) == 0 ? atoi(mode + 3) : is_mode("mixed") && device == 0 ? 70 : 90;
     for (size_t i = 0; i < sizeof gpus / sizeof *gpus; i++)
@@ -309,6 +316,7 @@ EXPORT CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     if (!runs_here(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     images++;
     *module = make(sizeof **module);
+    (*module)->context = contexts[depth - 1];
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuModuleUnload(CUmodule module) {
@@ -320,6 +328,7 @@ EXPORT CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const
     if (module->count == 8) return CUDA_ERROR_NOT_FOUND;
     *function = &module->functions[module->count++];
     snprintf((*function)->name, sizeof(*function)->name, "%s", name);
+    (*function)->context = module->context;
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute, int value) {
@@ -417,7 +426,10 @@ EXPORT CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned gr
                                unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream,
                                void **arguments, void **extra) {
     RESPECT(0);
-    if (contexts[depth - 1] != (CUcontext)(uintptr_t)(is_mode("mixed") + 1)) return CUDA_ERROR_INVALID_CONTEXT;
+    const CUcontext context = contexts[depth - 1];
+    if (is_mode("mixed") && context != (CUcontext)(uintptr_t)2) return CUDA_ERROR_INVALID_CONTEXT;
+    if (function && (function->context != context || (stream && stream->context != context)))
+        return CUDA_ERROR_INVALID_HANDLE;
     if (!function || !grid_x || grid_y != 1 || grid_z != 1 || !block_x || block_x > 1024 || block_y != 1 ||
         block_z != 1 || (int)shared_bytes > function->shared_bytes || extra)
         return CUDA_ERROR_INVALID_VALUE;
@@ -478,6 +490,7 @@ EXPORT CUresult cuStreamCreate(CUstream *stream, unsigned flags) {
     (void)flags;
     RESPECT(1);
     *stream = make(sizeof **stream);
+    (*stream)->context = contexts[depth - 1];
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuStreamDestroy(CUstream stream) {

@@ -265,7 +265,9 @@ static void variants_have_images(void **state) {
             while (image->name && (strcmp(image->name, config->kernel) != 0 || strcmp(image->code, code) != 0)) image++;
             assert_non_null(image->name);
             for (int variant = 0; variant < W4_CUDA_VARIANTS; variant++) {
-                bool has = variant / 2 != W4A16_ZERO_FLOAT || config->float_zeros;
+                bool has = variant == W4_CUDA_GROUP_64       ? config->group_64
+                           : variant / 2 == W4A16_ZERO_FLOAT ? config->float_zeros
+                                                             : true;
                 assert_int_equal(image->data[variant] != NULL, has);
                 bool shared = variant && has && image->data[variant] == image->data[variant - 1];
                 if (has && variant) assert_int_equal(shared, strncmp(code, "sm_90", 5) != 0);

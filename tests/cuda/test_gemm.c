@@ -721,6 +721,70 @@ static void reduced_shapes_are_exact(void **state) {
     run_short_rows(&seed);
 }
 
+/** Contexts on all GPUs of the machine in one process: each has the right bits alone; and calls that are on their way
+ * on all of them at once, made while the first GPU's context is the caller's current one. */
+static void all_gpus_serve_one_process(void **state) {
+    (void)state;
+    enum { MOST = 8 };
+    w4a16_context *const first = cuda, *contexts[MOST] = {cuda};
+    w4a16_weight *weights[MOST];
+    int count = 1;
+    for (int i = 0; count < MOST; i++) {
+        w4a16_device_info info = {.struct_size = sizeof info};
+        if (w4a16_device_query(i, &info)) break;
+        char next[16];
+        snprintf(next, sizeof next, "cuda:%d", count);
+        if (strcmp(info.id, next) != 0 || !info.usable) continue;
+        contexts[count++] = cuda_case_context(next);
+    }
+    if (count == 1) skip();
+    print_message("%d GPUs\n", count);
+    static const int64_t m_values[] = {1, 16, 70, 300};
+    const size_t m_count = simulated ? 2 : COUNT(m_values);
+    const int64_t n = simulated ? 72 : 1000, k = simulated ? 320 : 2560;
+    for (int i = 1; i < count; i++) {
+        uint64_t seed = 81;
+        device_use(i);
+        cuda = contexts[i];
+        run_weight(&seed, m_values, m_count, W4A16_FP16, n, k, 128, W4A16_FP16, W4A16_ZERO_SYMMETRIC, TEST_EXACT);
+        run_weight(&seed, m_values, m_count, W4A16_BF16, 200, 544, 64, W4A16_BF16, W4A16_ZERO_INTEGER,
+                   TEST_EXACT | TEST_K_ORDER);
+    }
+    uint64_t seed = 82;
+    test_weight arrays;
+    test_weight_make(&arrays, &seed, n, k, 128, W4A16_FP16, W4A16_ZERO_INTEGER, TEST_EXACT);
+    for (int i = 0; i < count; i++) CHECK(w4a16_weight_create(contexts[i], &arrays.canonical, &weights[i]));
+    for (size_t j = 0; j < m_count; j++) {
+        problem p;
+        device_problem d[MOST];
+        void *streams[MOST];
+        problem_make(&p, &seed, &arrays, weights[0], m_values[j], W4A16_FP16, W4A16_FP16, 1);
+        device_watch("calls on all GPUs at once");
+        for (int i = 0; i < count; i++) {
+            device_use(i);
+            p.weight = weights[i];
+            device_problem_make(&d[i], &p, NULL, (placement){.ldc = n});
+            streams[i] = device_stream_create();
+        }
+        device_use(0);
+        for (int call = 0; call < (simulated ? 3 : 100); call++)
+            for (int i = 0; i < count; i++) device_problem_start(&d[i], &p, streams[i]);
+        for (int i = 0; i < count; i++) {
+            device_use(i);
+            device_synchronize(streams[i]);
+            device_problem_check(&d[i], &p, "calls on all GPUs at once");
+            device_stream_destroy(streams[i]);
+            device_problem_free(&d[i]);
+        }
+        problem_free(&p);
+    }
+    cuda = first;
+    device_use(0);
+    for (int i = 0; i < count; i++) w4a16_weight_destroy(weights[i]);
+    for (int i = 1; i < count; i++) w4a16_context_destroy(contexts[i]);
+    test_weight_free(&arrays);
+}
+
 static void configs_can_be_profiled(void **state) {
     (void)state;
     w4a16_problem shape;
@@ -777,6 +841,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_row_has_the_same_bits_in_any_place),
         cmocka_unit_test(spread_scales_match_fp64),
         cmocka_unit_test(uneven_scales_are_left_to_some_configs),
+        cmocka_unit_test(all_gpus_serve_one_process),
         cmocka_unit_test(configs_can_be_profiled),
         cmocka_unit_test(limits_are_plausible),
     };

@@ -20,9 +20,10 @@ static void check(uint32_t word, int zero) {
     for (int i = 0; i < 4; i++)
         for (int half = 0; half < 2; half++) {
             float expected = (float)(nibble(word, i + 4 * half) - zero);
-            if (fp16.value[i][half] != expected || bf16.value[i][half] != expected)
+            float of_bf16 = bf16.value[i][half] * (i % 2 ? 4 : 64);
+            if (fp16.value[i][half] != expected || of_bf16 != expected)
                 fail_msg("word %08x, zero %d, register a%d half %d: fp16 %g, bf16 %g, not %g", word, zero, i, half,
-                         (double)fp16.value[i][half], (double)bf16.value[i][half], (double)expected);
+                         (double)fp16.value[i][half], (double)of_bf16, (double)expected);
         }
 }
 
@@ -50,6 +51,10 @@ static void the_magic_numbers_are_what_they_say(void **state) {
     for (uint32_t mantissa = 0; mantissa < 128; mantissa++)
         assert_true((double)w4_bf16_magic_value(0x4300 | mantissa) ==
                     oracle_decode(oracle_bf16, (uint16_t)(0x4300 | mantissa)));
+    for (uint32_t bits = 0; bits < 256; bits++)
+        assert_true((double)w4_bf16_small_value(bits) == oracle_decode(oracle_bf16, (uint16_t)bits));
+    assert_true(oracle_decode(oracle_bf16, W4_BF16_FACTOR & 0xffff) == 0x1p127);
+    assert_int_equal((uint32_t)W4_BF16_FACTOR >> 16, W4_BF16_FACTOR & 0xffff);
     assert_int_equal(W4_FP16_MAGIC & 0xffff, 0x6400);
     assert_int_equal((uint32_t)W4_FP16_MAGIC >> 16, 0x6400);
     assert_int_equal(W4_BF16_MAGIC & 0xffff, 0x4300);
@@ -67,7 +72,8 @@ static void no_step_rounds(void **state) {
             assert_true(holds(oracle_fp16, 1024 + q) && holds(oracle_fp16, 1024 + zero));
             assert_true(holds(oracle_fp16, 1024 + 16 * q) && holds(oracle_fp16, (1024 + 16 * q) / 16.0));
             assert_true(holds(oracle_fp16, 64 + zero) && holds(oracle_fp16, q - zero));
-            assert_true(holds(oracle_bf16, 128 + q) && holds(oracle_bf16, 128 + zero) && holds(oracle_bf16, q - zero));
+            assert_true(holds(oracle_bf16, 128 + zero) && holds(oracle_bf16, zero / 4.0));
+            assert_true(holds(oracle_bf16, (q - zero) / 64.0) && holds(oracle_bf16, (q - zero) / 4.0));
         }
 }
 

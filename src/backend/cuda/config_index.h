@@ -6,7 +6,7 @@
 enum {
 #define W4_SM90_SPLIT_0(name)
 #define W4_SM90_SPLIT_2(name) CONFIG_##name##_split2,
-#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts)                    \
+#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts, group_64)          \
     CONFIG_##name, CONFIG_##name##_streamk, W4_SM90_SPLIT_##split(name)
 #define W4_SM90_ANY_GROUP(name, ...) CONFIG_##name, CONFIG_##name##_streamk,
 #define W4_SM80_KERNEL(name, ...) CONFIG_##name, CONFIG_##name##_streamk,

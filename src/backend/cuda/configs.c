@@ -28,7 +28,7 @@ enum {
 
 const w4_cuda_config w4_cuda_configs[] = {
 #define W4_SM90_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warpgroups, cluster_, pingpong_, resident_, zeros,  \
-                      parts_, any, streamk, split_)                                                                    \
+                      parts_, group_64_, any, streamk, split_)                                                         \
     {.public = {#kernel_name suffix, tile_m, (tile_n) * (cluster_), tile_k},                                           \
      .kernel = #kernel_name,                                                                                           \
      .warps = 4 * (warpgroups),                                                                                        \
@@ -38,18 +38,21 @@ const w4_cuda_config w4_cuda_configs[] = {
      .resident = resident_,                                                                                            \
      .float_zeros = zeros,                                                                                             \
      .any_group = any,                                                                                                 \
+     .group_64 = group_64_,                                                                                            \
      .stream_k = streamk,                                                                                              \
      .split = split_,                                                                                                  \
      .slot = SLOT_##kernel_name},
 #define W4_SM90_SPLIT_0(...)
 #define W4_SM90_SPLIT_2(name, ...) W4_SM90_ENTRY(name, "_split2", __VA_ARGS__, false, false, 2)
-#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts)                    \
-    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, false, false, 0)           \
-    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, false, true, 0)    \
-    W4_SM90_SPLIT_##split(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts)
-#define W4_SM90_ANY_GROUP(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts)                 \
-    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, true, false, 0)            \
-    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, true, true, 0)
+#define W4_SM90_KERNEL(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts, group_64)          \
+    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, group_64, false, false, 0) \
+    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, group_64, false,   \
+                  true, 0)                                                                                             \
+    W4_SM90_SPLIT_##split(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, group_64)
+#define W4_SM90_ANY_GROUP(name, n, m, k, warpgroups, cluster, pingpong, resident, zeros, split, parts, group_64)       \
+    W4_SM90_ENTRY(name, "", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, group_64, true, false, 0)  \
+    W4_SM90_ENTRY(name, "_streamk", n, m, k, warpgroups, cluster, pingpong, resident, zeros, parts, group_64, true,    \
+                  true, 0)
 #define W4_SM80_ENTRY(kernel_name, suffix, tile_n, tile_m, tile_k, warps_, warps_m, parts_, resident_, zeros, any,     \
                       streamk)                                                                                         \
     {.public = {#kernel_name suffix, tile_m, tile_n, tile_k},                                                          \

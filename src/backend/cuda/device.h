@@ -23,6 +23,7 @@ typedef struct w4_cuda_config {
     int32_t cluster, pingpong, resident;
     bool float_zeros; /* takes floating zero points */
     bool any_group;   /* takes groups of any multiple of 32, and any scales */
+    bool group_64;    /* has a kernel of its own for W4_CUDA_GROUP_64 */
     bool sm80;        /* kernels/sm80: all warps load and multiply */
     bool decode;      /* kernels/sm80/decode.cu, with `stages` in each warp's ring; the others have what fits */
     bool stream_k;
@@ -34,15 +35,17 @@ typedef struct w4_cuda_config {
 extern const w4_cuda_config w4_cuda_configs[];
 extern const size_t w4_cuda_config_count;
 
-enum { W4_CUDA_VARIANTS = 6 }; /* of each GEMM kernel: activations times kinds of zero points */
+/* Kernels of a config: (a_dtype is bf16) + 2 * zero_kind; and one for groups of 64, fp16 activations and scales, and no
+ * zero points. */
+enum { W4_CUDA_GROUP_64 = 6, W4_CUDA_VARIANTS };
 
 /** What the build embeds: code of each config's kernel, named as the config, and of those of kernels/common_gpu; for
  * each architecture that has code of its own. Ends with a NULL name. */
 typedef struct w4_cuda_image {
     const char *name;
     const char *code; /* "sm_90a", or as w4_cuda_architecture has it */
-    /* Of each variant, (a_dtype is bf16) + 2 * zero_kind, which loads faster than one image of all would; of PTX the
-     * same for all; NULL where the kernel does not have it. Of kernels/common_gpu: the first one has all. */
+    /* Of each variant, which loads faster than one image of all would; of PTX the same for all; NULL where the kernel
+     * does not have it. Of kernels/common_gpu: the first one has all. */
     const void *data[W4_CUDA_VARIANTS];
 } w4_cuda_image;
 
@@ -58,7 +61,7 @@ typedef struct w4_cuda_kernel {
 typedef struct w4_cuda_kernels {
     pthread_mutex_t lock;
     w4_cuda_kernel gather, pack, read, multiply;
-    w4_cuda_kernel (*gemm)[W4_CUDA_VARIANTS]; /* [kernel][(a_dtype is bf16) + 2 * zero_kind] */
+    w4_cuda_kernel (*gemm)[W4_CUDA_VARIANTS]; /* [kernel][variant] */
 } w4_cuda_kernels;
 
 struct w4_device {

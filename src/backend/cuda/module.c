@@ -84,9 +84,13 @@ static w4a16_status get(const w4_device *device, const char *name, const char *c
 w4a16_status w4_cuda_gemm_kernel(const w4_device *device, size_t config, const w4_problem *problem,
                                  CUfunction *function) {
     static const char *const suffixes[] = {
-        "fp16", "bf16", "fp16_integer_zeros", "bf16_integer_zeros", "fp16_float_zeros", "bf16_float_zeros"};
+        "fp16",         "bf16", "fp16_integer_zeros", "bf16_integer_zeros", "fp16_float_zeros", "bf16_float_zeros",
+        "fp16_group_64"};
     const w4_cuda_config *entry = &w4_cuda_configs[config];
     int variant = (problem->a_dtype == W4A16_BF16) + 2 * (int)problem->zero_kind;
+    if (entry->group_64 && variant == 0 && problem->group_size == 64 && problem->k > 64 &&
+        problem->scale_dtype == W4A16_FP16)
+        variant = W4_CUDA_GROUP_64;
     w4_cuda_kernel *kernel = &device->kernels->gemm[entry->slot][variant];
     char name[96];
     *function = atomic_load_explicit(&kernel->function, memory_order_acquire);
