@@ -127,29 +127,26 @@ template <class Codes> struct Decoder {
         }
     }
 
-    /** Take codes of a block's slices from `first` on into registers of step `to` and the next three. */
-    __device__ __forceinline__ void read_codes(uint32_t slot, int block, int first, int to) {
+    /** Take codes of COUNT steps of 16 columns, a block's or half of one's, `from` and the next, of the slices from
+     * `first` on, into registers of step `to` and the next. */
+    template <int COUNT> __device__ __forceinline__ void read_codes(uint32_t slot, int from, int first, int to) {
 #pragma unroll
         for (int i = 0; i < PART && first + i < SLICES; i++) {
-            const uint4 four = shared_load128(slot + (block * SLICES + first + i) * W4_SLICE_BYTES + lane * 16);
-            words[to][i] = four.x;
-            words[to + 1][i] = four.y;
-            words[to + 2][i] = four.z;
-            words[to + 3][i] = four.w;
+            const uint32_t at = slot + (from / 4 * SLICES + first + i) * W4_SLICE_BYTES + lane * 16 + from / 2 % 2 * 8;
+            if (COUNT == 4) {
+                const uint4 four = shared_load128(at);
+                words[to][i] = four.x;
+                words[to + 1][i] = four.y;
+                words[to + 2][i] = four.z;
+                words[to + 3][i] = four.w;
+            } else {
+#pragma unroll
+                for (int step = 0; step < COUNT; step++) words[to + step][i] = shared_load32(at + step * 4);
+            }
         }
     }
 
-    /** The same of half a block into those of the first two. */
-    __device__ __forceinline__ void read_half(uint32_t slot, int half, int first) {
-#pragma unroll
-        for (int i = 0; i < PART && first + i < SLICES; i++)
-#pragma unroll
-            for (int step = 0; step < 2; step++)
-                words[step][i] = shared_load32(slot + (half / 2 * SLICES + first + i) * W4_SLICE_BYTES + lane * 16 +
-                                               half % 2 * 8 + step * 4);
-    }
-
-    /** The same with the scales and zero points of group `group` of the step. */
+    /** Take the scales and zero points of group `group` of the step. */
     __device__ __forceinline__ void read_group(uint32_t slot, int group, int first) {
 #pragma unroll
         for (int i = 0; i < PART && first + i < SLICES; i++)
@@ -245,7 +242,7 @@ template <class Codes> struct Decoder {
             const bool last = first + PART >= SLICES;
             float all[4];
 #pragma unroll
-            for (int block = 0; block < W4_STEP_BLOCKS; block++) read_codes(slot, block, first, block * 4);
+            for (int block = 0; block < W4_STEP_BLOCKS; block++) read_codes<4>(slot, block * 4, first, block * 4);
             if (EARLY) read_group(slot, 0, first);
             multiply<0, STEPS>(first, first == 0, all, [&]() {
                 if (EARLY && first == 0) load_activations();
@@ -272,10 +269,7 @@ template <class Codes> struct Decoder {
             for (int first = 0; first < SLICES; first += PART) {
                 const int group = from * 16 / params.span, last_group = (from + SHORT - 1) * 16 / params.span;
                 float all[4];
-                if (SHORT == 4)
-                    read_codes(slot, from / 4, first, 0);
-                else
-                    read_half(slot, from / 2, first);
+                read_codes<SHORT>(slot, from, first, 0);
                 multiply<0, 2>(first, true, all, []() {});
                 if (SHORT == 4 && group < last_group) {
                     read_group(slot, group, first);

@@ -56,7 +56,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     /* Whether groups' sums are apart; with bf16 they would be up to 1 % slower so. */
     static constexpr bool APART = TWO_SETS && GROUP_BLOCKS == 2 && !Codes::SCALES && !Codes::IS_BF16;
     static_assert(!APART || (STRIPS == 1 && BLOCKS == 2 * GROUP_BLOCKS), "a stage has a group for each set");
-    static constexpr int SET_BLOCKS = APART ? BLOCKS / 2 : BLOCKS; /* of a stage, whose sums are in one set */
+    /** Which set a block's products are summed in. */
+    static __device__ constexpr int set_of(int block) { return APART ? block / GROUP_BLOCKS : 0; }
     Fetched coming;
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
@@ -161,8 +162,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
 
     template <int UNIT> __device__ __forceinline__ void start(uint32_t (&own)[4][4], uint32_t stage_descriptor) {
         constexpr int block = UNIT / STRIPS, strip = UNIT % STRIPS;
-        constexpr bool anew = APART && block % SET_BLOCKS == 0;
-        float(&into)[SUMS] = APART ? apart[block / SET_BLOCKS] : sums[strip];
+        const bool anew = APART && begins_group(block);
+        float(&into)[SUMS] = APART ? apart[set_of(block)] : sums[strip];
         settle(own);
         wgmma_fence();
 #pragma unroll
@@ -232,7 +233,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             if (!last || more) coming = fetch<further>(stage_words);
         wgmma_wait<1>();
         if (UNIT == 0 && before >= 0) release(before);
-        if constexpr (APART && block % SET_BLOCKS == 0) add_group<1 - block / SET_BLOCKS>();
+        if constexpr (APART && block % GROUP_BLOCKS == 0) add_group<1 - set_of(block)>();
         if (!last || more) {
             const bool begins = begins_group(next / STRIPS);
             const Group group = find(fetched.group);
