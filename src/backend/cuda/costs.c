@@ -129,13 +129,17 @@ static double mean_stages(const w4_device *device, const w4_cuda_config *config,
     return crowded > mean ? crowded : mean;
 }
 
-/** How much longer a decode config is said to take where groups have 32 columns. On seven shapes of an H200, M = 1 to
- * 16, they take 1.3 to 2.1 times as long as the model says of groups of 128, by the config; with 1.4, as with 1.5,
- * choices are 3.8 % slower than the best config in the mean, without 7.2 %. With groups of 64, symmetric, a factor of
- * decode configs alone makes choices worse. */
+/** How much longer a decode config is said to take where groups have 32 or 64 columns. On seven shapes of an H200, M =
+ * 1 to 16, those of 32 take 1.3 to 2.1 times as long as the model says of groups of 128, by the config; with 1.4, as
+ * with 1.5, choices are 3.8 % slower than the best config in the mean, without 7.2 %. Groups of 64 take 1.1 to 1.3
+ * times as long, but choices between decode configs and others, M = 1 to 256, are best with 1.05: symmetric 1.3 %
+ * slower in the mean, 8 % at worst; without 2.6 and 30 %, with 1.1 1.6 and 13 %. */
 static double short_groups(const w4_cuda_config *config, const w4_cuda_shape *shape) {
-    static const double GROUPS_OF_32 = 1.4;
-    return config->decode && shape->lines == W4_STEP_COLUMNS / 32 ? GROUPS_OF_32 : 1;
+    static const double GROUPS_OF_32 = 1.4, GROUPS_OF_64 = 1.05;
+    if (!config->decode) return 1;
+    return shape->lines == W4_STEP_COLUMNS / 32   ? GROUPS_OF_32
+           : shape->lines == W4_STEP_COLUMNS / 64 ? GROUPS_OF_64
+                                                  : 1;
 }
 
 /** Seconds that are known besides what was fitted: each further pass of a decode config costs a round of barriers and
