@@ -20,9 +20,9 @@
  * says both that its copies have arrived and that nobody reads the stage before, whose place is filled next.
  *
  * Arithmetic: as sm90's kernels do, those of the first kind multiply symmetric fp16 weights by their group's scale as
- * they are dequantised (ScaledCodes), rounded once to fp16; else codes become q - z, exact integers in fp16 or bf16,
- * and a tile's sums are kept in units of the current group's scale (gemm_multiply.cuh). Kernels for any group
- * (ANY_GROUP) sum the products of 64 columns (of 32, where groups end within) with exact integers apart and add them
+ * they are dequantised (ScaledCodes), rounded once to fp16; else codes become q - z, exactly (in bf16 over 64 or 4, by
+ * the row), and a tile's sums are kept in units of the current group's scale (gemm_multiply.cuh). Kernels for any group
+ * (ANY_GROUP) sum the products of 64 columns (of 32, where groups end within) with such exact codes apart and add them
  * times the scale (gemm_multiply_any.cuh). The order over k is the same in every config of a kind that takes tiles
  * whole, if WARPS_K is 1.
  *

@@ -23,13 +23,15 @@
  * each part: a barrier tells only one round from the next, and a part does not see all rounds.
  *
  * Arithmetic: symmetric fp16 weights are multiplied by their group's scale as they are dequantised, and rounded once to
- * fp16, in units of a power of two near the row's scales (ScaledCodes). Else codes become q - z, exact integers in fp16
- * or bf16, and a tile's sums are kept in units of the current group's scale: where a group begins, they are multiplied
- * by (scale before / scale now), and at the end by the last scale. So those weights are never rounded (with float zero
- * points and fp16, q - z is), and no second set of sums is needed; the host admits only scales whose ratios cannot
- * overflow. bf16 has too few bits to round to, and z * s too many for fp16. The cost of exactness is that wgmma has to
- * be waited for at each group's end. Where a thread has few sums (TWO_SETS), fp16 weights with whole zero points and
- * groups of 128 have a group's products summed from zero, in one of two sets in turn, and added times the scale.
+ * fp16, in units of a power of two near the row's scales (ScaledCodes). Else codes become q - z, exactly (in bf16 over
+ * 64 or 4, by the row), and a tile's sums are kept in units of the current group's scale: where a group begins, they
+ * are multiplied by (scale before / scale now), and at the end by the last scale. So those weights are never rounded
+ * (with float zero points and fp16, q - z is), and no second set of sums is needed; the host admits only scales whose
+ * ratios cannot overflow. bf16 has too few bits to round to, and z * s too many for fp16. The cost of exactness is that
+ * wgmma has to be waited for at each group's end. Where a thread has few sums (TWO_SETS), fp16 weights with whole zero
+ * points and groups of 128 have a group's products summed from zero, in one of two sets in turn, and added times the
+ * scale. Groups of 128, and those of 64 in an entry point of their own, have code that knows where they begin
+ * (GROUP_BLOCKS).
  *
  * Order in the stream: weights are loaded before the kernel before this one has ended; A, C, bias and the workspace are
  * touched only after griddepcontrol.wait. The next kernel is let in once this one's loads of weights are on their way:

@@ -732,7 +732,7 @@ static void all_gpus_serve_one_process(void **state) {
     for (int i = 0; count < MOST; i++) {
         w4a16_device_info info = {.struct_size = sizeof info};
         if (w4a16_device_query(i, &info)) break;
-        char next[16];
+        char next[24];
         snprintf(next, sizeof next, "cuda:%d", count);
         if (strcmp(info.id, next) != 0 || !info.usable) continue;
         contexts[count++] = cuda_case_context(next);
