@@ -80,9 +80,10 @@ constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
 static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGPONG), "a slot has a chunk's lines");
 constexpr bool SPLITTABLE = W4_SPLIT > 0; /* over k, among a cluster's CTAs */
 static_assert(!SPLITTABLE || (W4_SPLIT == 2 && CLUSTER == 1 && !PINGPONG), "a cluster has one use");
-/* Whether there is code of its own for groups of 128 columns: no branches, a sixth fewer instructions. With 128 sums a
- * thread only codes that take the scale along leave it the registers, and no more than one strip and whole tiles; exact
- * ones would spill, or be 7 % slower. Four warpgroups of 32 sums a thread have none left for zero points. */
+/* Whether there is code of its own for groups of 128 columns (or, in their entry point, 64): no branches, a sixth fewer
+ * instructions. With 128 sums a thread only codes that take the scale along leave it the registers, and no more than
+ * one strip and whole tiles; exact ones would spill, or be 7 % slower. Four warpgroups of 32 sums a thread have none
+ * left for zero points. */
 constexpr bool CROWDED = WARPGROUPS == 4 && SUMS > 16;
 template <bool BF16, int ZERO>
 constexpr bool FOR_128 =
@@ -244,7 +245,7 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
         grid_dependency_wait();
         const Split split(shared, worker);
         if (shared_k) split.done();
-        if constexpr (!ANY_GROUP) consumer.scale_sums();
+        consumer.scale_sums();
         if (part > 0) {
             parts.give(consumer.sums);
             continue;

@@ -343,7 +343,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     __device__ __forceinline__ void scale_sums() {
 #pragma unroll
         for (int strip = 0; strip < STRIPS; strip++) {
-            if (APART) scale[strip][0] = scale[strip][1] = 1.0f; /* they have been, but for what codes leave out */
+            /* Those apart have been multiplied, but for what codes leave out. */
+            if (APART || ANY_GROUP) scale[strip][0] = scale[strip][1] = 1.0f;
             codes[strip].sum_scales(scale[strip]);
 #pragma unroll
             for (int i = 0; i < SUMS; i++) sums[strip][i] *= scale[strip][i % 4 / 2];

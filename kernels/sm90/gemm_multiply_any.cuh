@@ -96,9 +96,5 @@ template <class Codes> struct AnyGroup {
             before = here;
         }
         own.release(before);
-        float scale_of_sums[2] = {1.0f, 1.0f};
-        own.codes[0].sum_scales(scale_of_sums);
-#pragma unroll
-        for (int i = 0; i < SUMS; i++) own.sums[0][i] *= scale_of_sums[i % 4 / 2];
     }
 };

@@ -726,7 +726,7 @@ static void reduced_shapes_are_exact(void **state) {
 static void all_gpus_serve_one_process(void **state) {
     (void)state;
     enum { MOST = 8 };
-    w4a16_context *const first = cuda, *contexts[MOST] = {cuda};
+    w4a16_context *contexts[MOST] = {cuda};
     w4a16_weight *weights[MOST];
     int count = 1;
     for (int i = 0; count < MOST; i++) {
@@ -778,7 +778,7 @@ static void all_gpus_serve_one_process(void **state) {
         }
         problem_free(&p);
     }
-    cuda = first;
+    cuda = contexts[0];
     device_use(0);
     for (int i = 0; i < count; i++) w4a16_weight_destroy(weights[i]);
     for (int i = 1; i < count; i++) w4a16_context_destroy(contexts[i]);
