@@ -17,11 +17,11 @@ __device__ __forceinline__ float load_number(const uint8_t *address, int dtype) 
     return dtype == W4_PARAM_BF16 ? __uint_as_float((uint32_t)bits << 16) : __half2float(__ushort_as_half(bits));
 }
 
-/** Scales and zero points of one group, of the two rows that a thread's fragments hold. words: what two fp16 scales
- * stand in, and pair: those scales, where `scale` is not used. whole: integer zero points, 0 to 63; zero: others. */
+/** Scales and zero points of one group, of the two rows that a thread's fragments hold. pair: two fp16 scales, where
+ * `scale` is not used. whole: integer zero points, 0 to 63; zero: others. */
 struct Group {
     float scale[2], zero[2];
-    uint32_t words[2], whole[2];
+    uint32_t whole[2];
     __half2 pair;
 };
 

@@ -20,7 +20,8 @@
  *
  * Barriers, for each stage: `full`, 2 arrivals (the loaders) plus the stage's bytes; `empty`, one arrival for each warp
  * that multiplies the stage, of each CTA in the cluster, once its wgmmas have read it. The ring has as many stages for
- * each part: a barrier tells only one round from the next, and a part does not see all rounds.
+ * each part: a barrier tells only one round from the next, and a part does not see all rounds. One more `empty`, of no
+ * stage, which nobody waits for: warps arrive there with a tile's first stage, which has none before it to give back.
  *
  * Arithmetic: symmetric fp16 weights are multiplied by their group's scale as they are dequantised, and rounded once to
  * fp16, in units of a power of two near the row's scales (ScaledCodes). Else codes become q - z, exactly (in bf16 over
@@ -80,13 +81,13 @@ constexpr bool ANY_GROUP = W4_ANY_GROUP; /* gemm_multiply_any.cuh */
 static_assert(!ANY_GROUP || (STRIPS == 1 && TILE_K == W4_CHUNK_COLUMNS && !PINGPONG), "a slot has a chunk's lines");
 constexpr bool SPLITTABLE = W4_SPLIT > 0; /* over k, among a cluster's CTAs */
 static_assert(!SPLITTABLE || (W4_SPLIT == 2 && CLUSTER == 1 && !PINGPONG), "a cluster has one use");
-/* Whether there is code of its own for groups of 128 columns (or, in their entry point, 64): no branches, a sixth fewer
+/* Whether there is code of its own for groups of 128 columns (or, in their entry point, 64): no branches, a third fewer
  * instructions. With 128 sums a thread only codes that take the scale along leave it the registers, and no more than
  * one strip and whole tiles; exact ones would spill, or be 7 % slower. Four warpgroups of 32 sums a thread have none
  * left for zero points. */
 constexpr bool CROWDED = WARPGROUPS == 4 && SUMS > 16;
 template <bool BF16, int ZERO>
-constexpr bool FOR_128 =
+constexpr bool OWN_CODE =
     !ANY_GROUP && TILE_K >= 128 && (STRIPS * SUMS <= 64 || (!BF16 && STRIPS == 1 && !SPLITTABLE)) &&
     (ZERO == W4_PARAM_SYMMETRIC || (ZERO == W4_PARAM_ZERO_INTEGER && !CROWDED));
 /* Named barriers; ORDER_BARRIER and the next; a warpgroup's own begin at 2. LEAVING: threads that leave sums. */
@@ -98,7 +99,7 @@ constexpr int EQUAL_SHARE = W4_SM90_EQUAL_SHARE(THREADS * W4_RESIDENT) > 248
                                 : W4_SM90_EQUAL_SHARE(THREADS *W4_RESIDENT);
 /* Whether there are registers for two more sets of sums, so that groups have theirs apart (Consumer::APART). Only with
  * parts, whose sums differ in the last bit from those of other configs anyway. */
-constexpr bool TWO_SETS = PARTS > 1 && SUMS <= 8 && EQUAL_SHARE >= 96;
+constexpr bool TWO_SETS = PARTS == 4 && SUMS <= 8 && EQUAL_SHARE >= 96;
 constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 || WARPGROUPS == 4 ? 32 : STRIPS *SUMS == 128 ? 40 : 48;
 constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * WARPGROUPS) / 8 * 8;
 constexpr int CONSUMER_REGISTERS = FAIR > 240 ? 240 : FAIR;
@@ -121,10 +122,13 @@ struct Shared {
         codes = activations(params.ring);
     }
     __device__ uint32_t full(int stage) const { return barriers + stage * 16; }
-    __device__ uint32_t empty(int stage) const { return barriers + stage * 16 + 8; }
+    __device__ uint32_t empty(int stage) const { return empty_of(full(stage)); }
+    static __device__ uint32_t empty_of(uint32_t full) { return full + 8; }
     /* Of split tiles: gemm_split.cuh. */
     __device__ uint32_t ready() const { return barriers + W4_SM90_MOST_STAGES * 16; }
     __device__ uint32_t arrived() const { return ready() + 8; }
+    /* `full` of no stage: to arrive at its `empty` where there is nothing to give back. */
+    __device__ uint32_t nowhere() const { return ready() + 8; }
     __device__ uint32_t staging(int warp) const {
         return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING_BYTES(TILE_M, STORING_WARPS);
     }
@@ -145,9 +149,7 @@ struct Position {
     /** By at most a round. */
     __device__ __forceinline__ void hop(int stages, int ring) {
         stage += stages;
-        const bool again = stage >= ring; /* selects, no branch: this is in the loop that multiplies */
-        stage -= again ? ring : 0;
-        phase ^= again;
+        wrap(stage, phase, ring); /* no branch: this is in the loop that multiplies */
     }
     __device__ __forceinline__ void hop_back(int stages, int ring) {
         stage -= stages;
@@ -243,6 +245,8 @@ __device__ __forceinline__ void consume(const CUtensorMap *c, const w4_sm90_gemm
         /* The loader has waited, or nothing could have been multiplied; each thread that touches C or the workspace has
          * to, too. */
         grid_dependency_wait();
+        /* Two more sets of sums leave no register to keep it in. */
+        if (TWO_SETS && Codes::ZERO == W4_PARAM_ZERO_INTEGER && !Codes::IS_BF16) worker = block_index();
         const Split split(shared, worker);
         if (shared_k) split.done();
         consumer.scale_sums();
@@ -312,6 +316,7 @@ __device__ __forceinline__ void make_barriers(const CUtensorMap *a, const CUtens
             if (W4_SM90_STORES_TENSOR(TILE_M) && params.store_whole) prefetch_tensor_map(c);
         }
         if (warp == 3 && SPLITTABLE && params.schedule.split) Split::begin(shared);
+        if (warp == 4) barrier_init(shared.empty_of(shared.nowhere()), 1);
         barrier_init_fence();
     }
     __syncwarp();
@@ -346,14 +351,14 @@ __device__ __forceinline__ void gemm(const CUtensorMap *a, const CUtensorMap *c,
         if (shared_k) cluster_wait(); /* as all threads do that have arrived */
     } else {
         if (CONSUMER_REGISTERS > EQUAL_SHARE) registers_take<CONSUMER_REGISTERS>();
-        constexpr bool for_128 = FOR_128<BF16, ZERO>;
+        constexpr bool own_code = OWN_CODE<BF16, ZERO>;
         constexpr bool exact = ANY_GROUP || (ZERO == W4_PARAM_ZERO_INTEGER && W4_SM90_SCALES_SUMS(EQUAL_SHARE, PARTS));
         using Codes = typename GemmCodes<exact, BF16, ZERO, false>::Type;
-        constexpr bool exact_for_128 = exact || (TWO_SETS && ZERO == W4_PARAM_ZERO_INTEGER);
-        using CodesFor128 = typename GemmCodes<exact_for_128, BF16, ZERO, for_128 && !CROWDED>::Type;
-        if (for_128 && params.group_blocks == OWN_BLOCKS &&
-            (!CodesFor128::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16)) {
-            consume<CodesFor128, for_128 ? OWN_BLOCKS : 0>(c, params, shared, worker, rank);
+        constexpr bool own_exact = exact || (TWO_SETS && ZERO == W4_PARAM_ZERO_INTEGER);
+        using OwnCodes = typename GemmCodes<own_exact, BF16, ZERO, own_code && !CROWDED>::Type;
+        if (own_code && params.group_blocks == OWN_BLOCKS &&
+            (!OwnCodes::PAIRS || params.gemm.scale_dtype == W4_PARAM_FP16)) {
+            consume<OwnCodes, own_code ? OWN_BLOCKS : 0>(c, params, shared, worker, rank);
         } else {
             consume<Codes, 0>(c, params, shared, worker, rank);
         }

@@ -44,6 +44,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         scale_selector;                         /* which bytes of a scale's word make a float */
     uint32_t descriptor;                        /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
+    uint32_t full, before; /* `full` of the stage at hand, and of the one before, which wgmmas may still read */
+    uint32_t words;        /* of the stage at hand, this thread's first 16 bytes */
     float sums[STRIPS][SUMS];
     float scale[STRIPS][2]; /* in units of which sums are, where codes do not take the scale along */
     /* Where groups' sums are apart: the two sets, and the scale of the group that has begun; `scale` is that of the one
@@ -59,6 +61,10 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     /** Which set a block's products are summed in. */
     static __device__ constexpr int set_of(int block) { return APART ? block / GROUP_BLOCKS : 0; }
     Fetched coming;
+    /* Lines of a slot whose scales are loaded together, where they are pairs; those of the second. */
+    static constexpr int LINES = GROUP_BLOCKS > 0 && BLOCKS >= 2 * GROUP_BLOCKS ? 2 : 1;
+    uint32_t scales[STRIPS][2 * LINES]; /* of two rows each, twice in a register */
+    __half2 next_pair[STRIPS];
     int group_left; /* stages to the end of the group; groups shorter than a stage end with each stage */
     bool turn;      /* whether the next stage begins a group; not looked at where GROUP_BLOCKS tells */
 
@@ -72,8 +78,11 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         /* As bytes of {0, word}: fp32 as it is, bf16 as the upper half of one, fp16 as the lower. */
         scale_selector = size == 4 ? 0x3210 : params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x1044 : 0x4410;
         if (size == 2 && row % 2) scale_selector += params.gemm.scale_dtype == W4_PARAM_BF16 ? 0x2200 : 0x0022;
-        if (Codes::PAIRS) scale_selector = row % 2 ? 0x7632 : 0x5410; /* of two words: one half of each */
         scale_selector = in_register(scale_selector);
+        if (Codes::PAIRS) /* of the matrix row whose address is this lane's to give */
+            scale_from_words = CODE_BYTES +
+                               (thread / 32 * 16 + thread % 16 / 8 * 8 + thread % 32 / 16 * W4_BLOCK_ROWS) * 2 -
+                               thread * 16;
         descriptor = in_register(wgmma_descriptor_low(shared.activations(0)));
     }
 
@@ -81,18 +90,16 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     __device__ __forceinline__ int first_row() const { return thread / 32 * 16 + thread % 32 / 4; }
 
     /** Scales and zero points of one group, as find() takes them, of the two rows that this thread's fragments hold.
-     * `slot`: this thread's codes in the slot; `line`: of the slot's. */
-    __device__ __forceinline__ Group load_group(uint32_t slot, int line) const {
-        const uint32_t size = Codes::PAIRS ? 2 : (uint32_t)params.gemm.layout.scale_size,
-                       scales = slot + scale_from_words + line * W4_BLOCK_ROWS * size;
+     * `slot`: this thread's codes in the slot; `line`: of the slot's. Pairs stay in `scales`. */
+    __device__ __forceinline__ Group load_group(uint32_t slot, int line, int strip) {
         Group group;
+        /* A lane gets its row's scale from a matrix of 8 rows that all are the scales of 8 rows, transposed. */
+        if constexpr (Codes::PAIRS)
+            if (line % LINES == 0) load_transposed(scales[strip], slot + scale_from_words + line * W4_BLOCK_ROWS * 2);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const uint32_t word = shared_load32(scales + 8 * i * size);
-            if (Codes::PAIRS) {
-                group.words[i] = word;
-                continue;
-            }
+        for (int i = 0; i < 2 && !Codes::PAIRS; i++) {
+            const uint32_t size = (uint32_t)params.gemm.layout.scale_size;
+            const uint32_t word = shared_load32(slot + scale_from_words + (line * W4_BLOCK_ROWS + 8 * i) * size);
             const uint32_t bits = __byte_perm(word, 0, scale_selector);
             group.scale[i] = params.gemm.scale_dtype == W4_PARAM_FP16
                                  ? __half2float(__ushort_as_half((unsigned short)bits))
@@ -110,23 +117,32 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         return group;
     }
 
-    /** What follows the fetch, and waits for it. */
-    __device__ __forceinline__ Group find(const Group &group) const {
+    /** What follows the fetch of a group, of line `line`, and waits for it. */
+    __device__ __forceinline__ Group find(const Group &group, int line, int strip) {
         Group result = group;
-        if constexpr (Codes::PAIRS) result.pair = half2_of(__byte_perm(group.words[0], group.words[1], scale_selector));
+        if constexpr (Codes::PAIRS) {
+            if (line % LINES == 0) {
+                const uint32_t(&own)[2 * LINES] = scales[strip];
+                result.pair = half2_of(__byte_perm(own[0], own[1], 0x5410));
+                if (LINES > 1) next_pair[strip] = half2_of(__byte_perm(own[2 * LINES - 2], own[2 * LINES - 1], 0x5410));
+            } else {
+                result.pair = next_pair[strip];
+            }
+        }
         return result;
     }
 
-    /** A warp of this CTA is done with a stage; the loaders of all CTAs that write into it want to know. */
-    __device__ __forceinline__ void release(int stage) const {
+    /** A warp of this CTA is done with the stage whose `full` this is; the loaders of all CTAs that write into it want
+     * to know. */
+    __device__ __forceinline__ void release(uint32_t full_of) const {
         __syncwarp(); /* the lane that arrives speaks for what all lanes have read */
         if (ARRIVING_LANES > 1 || elect_one())
 #pragma unroll
             for (int i = 0; i < CLUSTER; i++) {
                 if (CLUSTER > 1)
-                    barrier_arrive_cluster(shared.empty(stage), i);
+                    barrier_arrive_cluster(shared.empty_of(full_of), i);
                 else
-                    barrier_arrive(shared.empty(stage));
+                    barrier_arrive(shared.empty_of(full_of));
             }
     }
 
@@ -183,34 +199,38 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         return block == 0 ? turn : block % 2 ? params.group_blocks == 1 : params.group_blocks <= 2;
     }
 
+    /** Of a slot, the line of block `block`, which begins a group. */
+    __device__ __forceinline__ int line_of(int block) const {
+        return GROUP_BLOCKS > 0           ? block / GROUP_BLOCKS
+               : params.group_blocks == 1 ? block
+               : params.group_blocks == 2 ? block / 2
+                                          : 0;
+    }
+
     /** Fetch a unit's codes, and its group if it begins one. */
-    template <int UNIT> __device__ __forceinline__ Fetched fetch(uint32_t stage_words) const {
+    template <int UNIT> __device__ __forceinline__ Fetched fetch(uint32_t stage_words) {
         constexpr int block = UNIT / STRIPS, strip = UNIT % STRIPS;
         const uint32_t slot = stage_words + strip * params.slot_bytes;
         Fetched fetched;
         fetched.words = shared_load128(slot + block * W4_BLOCK_BYTES);
-        if (begins_group(block)) {
-            const int line = GROUP_BLOCKS > 0           ? block / GROUP_BLOCKS
-                             : params.group_blocks == 1 ? block
-                             : params.group_blocks == 2 ? block / 2
-                                                        : 0;
-            fetched.group = load_group(slot, line);
-        }
+        if (begins_group(block)) fetched.group = load_group(slot, line_of(block), strip);
         return fetched;
     }
 
     /** Start a unit, wait for the one before, prepare the next, of this stage, or of the next, if `more`, and fetch the
      * one after that; a stage's first is fetched when the stage before ends. */
-    template <int UNIT, int PARITY>
-    __device__ __forceinline__ void unit(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
+    template <int UNIT, int PARITY> __device__ __forceinline__ void unit(uint32_t stage_descriptor, bool more) {
         constexpr bool last = UNIT == UNITS - 1;
+        const uint32_t done = before;
         constexpr int block = UNIT / STRIPS;
         constexpr int next = last ? 0 : UNIT + 1, strip = next % STRIPS, further = (UNIT + 2) % UNITS;
         if (ORDERED && !PINGPONG) order_wait();
-        bool full = false;
+        bool there = false;
         if (last) {
             at.hop(PARTS, params.ring);
-            if (AHEAD) full = barrier_test(shared.full(at.stage), at.phase); /* the answer takes a while */
+            before = full;
+            full = in_register(shared.full(at.stage));
+            if (AHEAD) there = barrier_test(full, at.phase); /* the answer takes a while */
         }
         start<UNIT>(fragment[PARITY], stage_descriptor);
         if (ORDERED && !PINGPONG) order_pass();
@@ -220,24 +240,24 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
                 if (turn) group_left = params.group_stages;
             }
             if (AHEAD || more) {
-                stage_words = words_at + at.stage * params.stage_stride;
-                if (more && !full) barrier_wait(shared.full(at.stage), at.phase);
+                words = in_register(words_at + at.stage * params.stage_stride);
+                if (more && !there) barrier_wait(full, at.phase);
             }
         }
         Fetched fetched;
         if (AHEAD && !last)
             fetched = coming;
         else if (!last || more)
-            fetched = fetch<next>(stage_words);
+            fetched = fetch<next>(words);
         if constexpr (AHEAD && UNIT != UNITS - 2)
-            if (!last || more) coming = fetch<further>(stage_words);
+            if (!last || more) coming = fetch<further>(words);
         wgmma_wait<1>();
-        if (UNIT == 0 && before >= 0) release(before);
+        if (UNIT == 0) release(done);
         if constexpr (APART && block % GROUP_BLOCKS == 0) add_group<1 - set_of(block)>();
         if (!last || more) {
             const bool begins = begins_group(next / STRIPS);
-            const Group group = find(fetched.group);
-            if (begins) codes[strip].set(group);
+            Group group;
+            if (begins) codes[strip].set(group = find(fetched.group, line_of(next / STRIPS), strip));
             dequantise(fetched.words, strip, fragment[1 - PARITY]);
             if constexpr (APART) {
                 if (begins)
@@ -254,11 +274,10 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
         if (last && (STRIPS > 1 || APART)) wgmma_wait<0>();
     }
 
-    template <int PARITY, int UNIT = 0>
-    __device__ __forceinline__ void units(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
+    template <int PARITY, int UNIT = 0> __device__ __forceinline__ void units(uint32_t stage_descriptor, bool more) {
         if constexpr (UNIT < UNITS) {
-            unit<UNIT, (PARITY + UNIT) % 2>(stage_descriptor, stage_words, more, before);
-            units<PARITY, UNIT + 1>(stage_descriptor, stage_words, more, before);
+            unit<UNIT, (PARITY + UNIT) % 2>(stage_descriptor, more);
+            units<PARITY, UNIT + 1>(stage_descriptor, more);
         }
     }
 
@@ -273,16 +292,12 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     /** Sums of the stages [begin, end) of a tile, of which this part's, which scale_sums has yet to multiply.
      * first_strip: of this warpgroup's. */
     __device__ __forceinline__ void multiply(int first_strip, int begin, int end) {
-        int before = -1; /* the stage before, which wgmmas may still read */
         if (PINGPONG) order_wait();
-        auto stage = [&](auto parity, int index) {
-            int here = at.stage;
-            uint32_t stage_descriptor = descriptor + here * (A_BYTES >> 4);
+        auto stage = [&](auto parity, bool more) {
+            uint32_t stage_descriptor = descriptor + at.stage * (A_BYTES >> 4);
             /* The same in all lanes, and the compiler may know it: descriptors are then made in uniform registers. */
-            if (GROUP_BLOCKS > 0) stage_descriptor = __shfl_sync(0xffffffff, stage_descriptor, 0);
-            units<decltype(parity)::value>(stage_descriptor, words_at + here * params.stage_stride, index + PARTS < end,
-                                           before);
-            before = here;
+            if (GROUP_BLOCKS > 0) stage_descriptor = __reduce_or_sync(0xffffffff, stage_descriptor);
+            units<decltype(parity)::value>(stage_descriptor, more);
         };
 #pragma unroll
         for (int i = 0; i < STRIPS * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
@@ -305,10 +320,12 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             }
             at.hop(ahead, params.ring);
         }
-        barrier_wait(shared.full(at.stage), at.phase);
-        uint32_t slot = words_at + at.stage * params.stage_stride;
-        const uint4 words = shared_load128(slot);
-        const Group group = find(load_group(slot, 0));
+        before = shared.nowhere();
+        full = shared.full(at.stage);
+        barrier_wait(full, at.phase);
+        words = words_at + at.stage * params.stage_stride;
+        const uint4 codes_of_first = shared_load128(words);
+        const Group group = find(load_group(words, 0, 0), 0, 0);
         codes[0].set(group);
         if constexpr (APART) { /* there is no group before */
 #pragma unroll
@@ -320,15 +337,17 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
             scale[0][0] = group.scale[0];
             scale[0][1] = group.scale[1];
         }
-        dequantise(words, 0, fragment[0]);
-        if constexpr (AHEAD) coming = fetch<1>(slot);
+        dequantise(codes_of_first, 0, fragment[0]);
+        if constexpr (AHEAD) coming = fetch<1>(words);
         int index = begin + ahead;
         while (true) {
-            stage(Constant<0>(), index);
-            if ((index += PARTS) >= end) break;
+            index += PARTS;
+            stage(Constant<0>(), index < end);
+            if (index >= end) break;
             if (UNITS % 2) {
-                stage(Constant<1>(), index);
-                if ((index += PARTS) >= end) break;
+                index += PARTS;
+                stage(Constant<1>(), index < end);
+                if (index >= end) break;
             }
         }
         if (PARTS > 1) at.hop_back(index - end, params.ring);

@@ -20,7 +20,7 @@ template <class Codes> struct AnyGroup {
         if (block == 0) line = 0; /* a chunk's first line is of the group that its first column is in */
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            group[half] = own.load_group(stage_words, line);
+            group[half] = own.load_group(stage_words, line, 0);
             own.codes[half].set(group[half]);
             if (--line_left == 0) {
                 line_left = own.params.group_halves;
@@ -45,7 +45,7 @@ template <class Codes> struct AnyGroup {
 
     /** Start unit UNIT, prepare the next, of this stage, or of the next, if `more`, and add the products. */
     template <int UNIT>
-    __device__ __forceinline__ void unit(uint32_t stage_descriptor, uint32_t stage_words, bool more, int before) {
+    __device__ __forceinline__ void unit(uint32_t stage_descriptor, uint32_t stage_words, bool more, uint32_t before) {
         constexpr bool last = UNIT == UNITS - 1;
         settle(own.fragment[UNIT % 2]);
         wgmma_fence();
@@ -64,7 +64,7 @@ template <class Codes> struct AnyGroup {
                 barrier_wait(own.shared.full(own.at.stage), own.at.phase);
             }
         }
-        if (UNIT == 0 && before >= 0) own.release(before);
+        if (UNIT == 0) own.release(before);
         Group group[2];
         if (!last || more) prepare(stage_words, last ? 0 : UNIT + 1, own.fragment[(UNIT + 1) % 2], group);
         wgmma_wait<0>();
@@ -80,7 +80,7 @@ template <class Codes> struct AnyGroup {
     }
 
     __device__ __forceinline__ void multiply(int begin, int end) {
-        int before = -1; /* the stage before, which other warps may still read */
+        uint32_t before = own.shared.nowhere(); /* `full` of the stage before, which other warps may still read */
 #pragma unroll
         for (int i = 0; i < SUMS; i++) own.sums[0][i] = 0.0f;
         line_left = own.params.group_halves - begin * (TILE_K / 32) % own.params.group_halves;
@@ -93,7 +93,7 @@ template <class Codes> struct AnyGroup {
             const int here = own.at.stage;
             unit<0>(own.descriptor + here * (A_BYTES >> 4), own.words_at + here * own.params.stage_stride,
                     index + 1 < end, before);
-            before = here;
+            before = own.shared.full(here);
         }
         own.release(before);
     }

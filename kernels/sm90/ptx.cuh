@@ -13,6 +13,13 @@ __device__ __forceinline__ unsigned thread_index() {
     return threadIdx.x;
 }
 
+/** blockIdx.x, read again each time: the compiler keeps no register for it. */
+__device__ __forceinline__ int block_index() {
+    int index;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+    return index;
+}
+
 /** Have a value loaded that nobody needs: only an instruction that could do something keeps ptxas from leaving it out.
  */
 __device__ __forceinline__ void read_for_nothing(uint32_t value) {
@@ -21,6 +28,34 @@ __device__ __forceinline__ void read_for_nothing(uint32_t value) {
                  "setp.eq.u32 never, %0, 0x9e3779b9;\n\t"
                  "@never nanosleep.u32 0;\n\t"
                  "}" ::"r"(value));
+}
+
+/** Where `place` is at `ring` or past it: back by as much, and `phase` flipped. By predicates, where the compiler would
+ * take twice as many instructions or a branch. */
+__device__ __forceinline__ void wrap(int &place, uint32_t &phase, int ring) {
+    asm("{\n\t"
+        ".reg .pred again;\n\t"
+        "setp.ge.s32 again, %0, %2;\n\t"
+        "@again sub.s32 %0, %0, %2;\n\t"
+        "@again xor.b32 %1, %1, 1;\n\t"
+        "}"
+        : "+r"(place), "+r"(phase)
+        : "r"(ring));
+}
+
+/** Matrices of 8 x 8 elements of 16 bits, transposed: lane i gets rows i % 4 * 2 and the next of column i / 4. Lane
+ * 8 m + r has the address of row r of matrix m, 16 bytes. */
+__device__ __forceinline__ void load_transposed(uint32_t (&matrices)[2], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(matrices[0]), "=r"(matrices[1])
+                 : "r"(address)
+                 : "memory");
+}
+__device__ __forceinline__ void load_transposed(uint32_t (&matrices)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])
+                 : "r"(address)
+                 : "memory");
 }
 
 /* ---- mbarrier ------------------------------------------------------------------------------------------------ */

@@ -7,7 +7,7 @@
 
 enum {
     W4_SM90_ALIGNMENT = 1024,     /* of a 128-byte swizzled tile in shared memory */
-    W4_SM90_MOST_STAGES = 63,     /* for which there is room for barriers, and for two more */
+    W4_SM90_MOST_STAGES = 62,     /* for which there is room for barriers, and for three more */
     W4_SM90_BARRIER_BYTES = 1024, /* two of 8 bytes a stage, filled up to the alignment */
     W4_SM90_SHARED_OF_SM = 233472 /* shared memory of an SM; each CTA on it costs 1024 more than it asks for */
 };
