@@ -72,7 +72,8 @@ constexpr int ARRIVING_LANES = 32;
 constexpr int ARRIVING_LANES = 1;
 #endif
 constexpr uint32_t EMPTY_ARRIVALS = ARRIVING_LANES * 4 * SHARERS * CLUSTER;
-constexpr uint32_t LOADERS = 2; /* warps that load */
+constexpr uint32_t LOADERS = 2;                   /* warps that load */
+constexpr uint32_t MOST_ARRIVALS = (1 << 20) - 1; /* that a barrier can count */
 constexpr bool ORDERED =
     WARPGROUPS == 2 && PARTS == 1 &&
     (PINGPONG || TILE_M > 128); /* warpgroups take turns: cooperative ones by units, pingpong by tiles */
@@ -316,7 +317,7 @@ __device__ __forceinline__ void make_barriers(const CUtensorMap *a, const CUtens
             if (W4_SM90_STORES_TENSOR(TILE_M) && params.store_whole) prefetch_tensor_map(c);
         }
         if (warp == 3 && SPLITTABLE && params.schedule.split) Split::begin(shared);
-        if (warp == 4) barrier_init(shared.empty_of(shared.nowhere()), 1);
+        if (warp == 4) barrier_init(shared.empty_of(shared.nowhere()), MOST_ARRIVALS);
         barrier_init_fence();
     }
     __syncwarp();
