@@ -11,7 +11,7 @@ import unittest
 
 SOURCE = pathlib.Path(os.environ["W4A16_SOURCE"])
 NAMES = "device,m,n,k,group_size,zero_points,dtype,scale_dtype,config,chosen,microseconds\n"
-A, B, C = "sm90_n64m32k128_coop", "sm90_n64m32k128_coop_streamk", "sm90_n64m64k128_coop_split2"
+A, B, C = "sm90_n64m32k256_coop", "sm90_n64m32k256_coop_streamk", "sm90_n64m64k128_coop_split2"
 
 
 def row(m, n, config, microseconds, chosen=0, zeros="symmetric", k=4096):
