@@ -98,8 +98,8 @@ constexpr int START_BARRIER = 1, LEFT_BARRIER = 7, ORDER_BARRIER = 8, LEAVING = 
 constexpr int EQUAL_SHARE = W4_SM90_EQUAL_SHARE(THREADS * W4_RESIDENT) > 248
                                 ? 248
                                 : W4_SM90_EQUAL_SHARE(THREADS *W4_RESIDENT);
-/* Whether there are registers for two more sets of sums, so that groups have theirs apart (Consumer::APART). Only with
- * parts, whose sums differ in the last bit from those of other configs anyway. */
+/* Whether there are registers for two more sets of sums, so that groups have theirs apart (Consumer::APART): two
+ * parts would spill. Only with parts, whose sums differ in the last bit from those of other configs anyway. */
 constexpr bool TWO_SETS = PARTS == 4 && SUMS <= 8 && EQUAL_SHARE >= 96;
 constexpr int LOADER_REGISTERS = W4_RESIDENT > 1 || WARPGROUPS == 4 ? 32 : STRIPS *SUMS == 128 ? 40 : 48;
 constexpr int FAIR = (EQUAL_SHARE * THREADS - LOADER_REGISTERS * 128) / (128 * WARPGROUPS) / 8 * 8;
@@ -128,8 +128,8 @@ struct Shared {
     /* Of split tiles: gemm_split.cuh. */
     __device__ uint32_t ready() const { return barriers + W4_SM90_MOST_STAGES * 16; }
     __device__ uint32_t arrived() const { return ready() + 8; }
-    /* `full` of no stage: to arrive at its `empty` where there is nothing to give back. */
-    __device__ uint32_t nowhere() const { return ready() + 8; }
+    /* `full` of no stage: to arrive at its `empty`, the last barrier, where there is nothing to give back. */
+    __device__ uint32_t nowhere() const { return arrived(); }
     __device__ uint32_t staging(int warp) const {
         return barriers + W4_SM90_BARRIER_BYTES + warp * W4_SM90_STAGING_BYTES(TILE_M, STORING_WARPS);
     }

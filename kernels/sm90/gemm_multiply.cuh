@@ -40,7 +40,8 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     const int thread, part;
     static constexpr int ZERO_BYTES = Codes::ZERO == W4_PARAM_ZERO_INTEGER ? 1 : 4; /* of a zero point */
     uint32_t words_at;                          /* this thread's 16 bytes of its first slot in stage 0 */
-    uint32_t scale_from_words, zero_from_words, /* from there to its row's scale, and its zero point */
+    uint32_t scale_from_words, zero_from_words, /* from there to its row's scale (of pairs, the lane's matrix row), and
+                                                   its zero point */
         scale_selector;                         /* which bytes of a scale's word make a float */
     uint32_t descriptor;                        /* lower half of the wgmma descriptor of stage 0's activations */
     Position at;
@@ -90,7 +91,7 @@ template <class Codes, int GROUP_BLOCKS> struct Consumer {
     __device__ __forceinline__ int first_row() const { return thread / 32 * 16 + thread % 32 / 4; }
 
     /** Scales and zero points of one group, as find() takes them, of the two rows that this thread's fragments hold.
-     * `slot`: this thread's codes in the slot; `line`: of the slot's. Pairs stay in `scales`. */
+     * `slot`: this thread's codes in the slot of strip `strip`; `line`: of the slot's. Pairs stay in `scales`. */
     __device__ __forceinline__ Group load_group(uint32_t slot, int line, int strip) {
         Group group;
         /* A lane gets its row's scale from a matrix of 8 rows that all are the scales of 8 rows, transposed. */
